@@ -1,0 +1,247 @@
+"""Accounting for an activation: record, trail, marker. Slow things, after the stop, under the lock.
+
+Whoever comes first writes it, with what the claim says of who set the flag; the others find it
+done. So the trail is complete whichever process lives to write it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from quantum_ess import actor, latch, marker, record
+from quantum_ess.group import Group
+from quantum_ess.plan import Plan
+from quantum_ess.record import Record
+from quantum_ess.trail import NOTICE, Trail, flush, short
+
+if TYPE_CHECKING:
+    from quantum_ess.activate import Outcome, Request
+
+LOCK_SECONDS = 3.0
+
+
+class Account:
+    """What the accounting came to, for the caller to print."""
+
+    def __init__(self) -> None:
+        self.incident = ""
+        self.record: Record = {}
+        self.first = False  # this process wrote the incident's trail
+        self.over = False  # it was released before it could be accounted for
+        self.problems: list[str] = []  # what should have worked and did not
+        self.notes: list[str] = []  # what will be put right later
+
+
+def settle(group: Group, request: Request, outcome: Outcome) -> Account:
+    """Write record, trail and marker of an activation, once an incident. Raises nothing."""
+    account = Account()
+    with record.lock(group.lock, LOCK_SECONDS):
+        existing = record.load(group.record)
+        claim = _claim(group, outcome)
+        account.incident = (existing or {}).get("incident") or latch.incident(outcome.flag.inode)
+        account.record = _record(group, request, outcome, existing, claim, account)
+        account.over = existing is None and _released(group, outcome, account.incident)
+        if not account.over:
+            if existing is None or "running" not in existing:
+                _try(account, "record", lambda: record.store(group.record, account.record))
+            _witness(group, account)
+        flush(group)
+        trail = Trail(group, account.incident, account.record)
+        incident, _, stage = record.text(group.logged).partition(" ")
+        account.first = incident != account.incident
+        if account.first:
+            _log_stop(trail, outcome, account)
+        if account.first or stage == "stopped":
+            _complete(trail, outcome, account)
+        elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
+            _log_repeated(trail, request, account)
+        account.problems += [f"audit entry lost: {why}" for why in trail.lost]
+        if trail.kept:
+            account.problems.append(f"journald did not listen: {trail.kept} audit entries kept")
+    return account
+
+
+def _released(group: Group, outcome: Outcome, incident: str) -> bool:
+    """True if a deactivation has ended this incident already: a record now would latch again."""
+    if latch.inode(group) is not None:
+        return False
+    if outcome.flag.inode is not None:
+        return bool((record.load(group.released) or {}).get("incident") == incident)
+    return os.path.lexists(group.run + "/releasing")
+
+
+def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
+    trail.log("initiated", "ESS ACTIVATION INITIATED")
+    trail.log("latched", "ESS LATCH FLAG SET" if outcome.flag.inode else "ESS LATCH RECORD SET")
+    usec = int(1e6 * outcome.seconds)
+    for unit in account.record.get("running", []):
+        if unit not in outcome.living:
+            text = f"ESS STOPPED SERVICE: {short(unit)}"
+            trail.log("stopped", text, unit=unit, duration_usec=usec)
+    for unit in outcome.living:
+        trail.log("living", f"ESS FAILED TO STOP: {short(unit)}", unit=unit)
+    _mark_logged(trail.group, account, "stopped")
+
+
+def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
+    since, epoch = str(account.record["since"]), float(account.record["epoch"])
+    want = (trail.group, since, epoch, account.incident, str(account.record.get("reason", "")))
+    if not account.over:
+        _try(account, "marker", lambda: marker.want(*want))
+    tell_redis(trail, outcome.strike.plan, account)
+    usec = int(1e6 * outcome.seconds)
+    if outcome.verified:
+        trail.log("complete", "ESS ACTIVATION COMPLETE", duration_usec=usec)
+    else:
+        trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
+    _mark_logged(trail.group, account, "complete")
+
+
+def tell_redis(trail: Trail, plan: Plan, account: Account) -> None:
+    """Bring the marker up to date and log it; a failure is a note, never an error."""
+    done, problem = marker.settle(trail.group, plan)
+    if problem is not None:
+        account.notes.append(f"Redis marker not {done.lower()}: {problem} (will be tried again)")
+        text = f"ESS REDIS MARKER NOT {done}: {problem}"
+        trail.log("marker-pending", text, priority=NOTICE)
+    elif done:
+        trail.log(f"marker-{done.lower()}", f"ESS REDIS MARKER {done}")
+
+
+def _ours(claim: dict[str, Any], outcome: Outcome) -> bool:
+    """True if this process, or `halt` in the same run of quantum-ess.service, set the flag."""
+    invocation = os.environ.get("INVOCATION_ID")
+    return outcome.flag.created or bool(invocation and claim.get("invocation") == invocation)
+
+
+def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
+    who = actor.current()
+    trail.record = {**account.record, "actor": who, "trigger": request.trigger}
+    trail.record["reason"] = request.reason
+    trail.log("repeated", "ESS ALREADY ACTIVE", priority=NOTICE)
+
+
+def _mark_logged(group: Group, account: Account, stage: str) -> None:
+    data = f"{account.incident} {stage}\n".encode()
+    _try(account, "trail", lambda: record.write(group.logged, data))
+
+
+def _record(
+    group: Group,
+    request: Request,
+    outcome: Outcome,
+    existing: Record | None,
+    claim: dict[str, Any],
+    account: Account,
+) -> Record:
+    """The record of this incident: what is already known of it, else what we know."""
+    since, epoch = latch.since(group)
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot_id = file.read().strip()
+    ours: Record = {
+        "incident": account.incident,
+        "since": since,
+        "epoch": epoch,
+        "trigger": claim.get("trigger", request.trigger),
+        "reason": claim.get("reason", request.reason),
+        "actor": claim.get("actor") or _default_actor(group, request),
+        "boot_id": boot_id,
+        "stop_ms": round(1000 * outcome.seconds, 1),
+    }
+    if existing and "running" in existing:
+        return {**ours, **existing}
+    if not existing or existing.get("boot_id", boot_id) == boot_id:
+        ours["running"] = _running(group, outcome, _began(claim, epoch), account)
+    return {**ours, **(existing or {}), **({} if existing is None else _better(claim))}
+
+
+def _better(claim: dict[str, Any]) -> Record:
+    """A record that `halt` wrote knows only that there was a flag; the claim knows who and why."""
+    return {key: claim[key] for key in ("trigger", "reason", "actor") if key in claim}
+
+
+def _default_actor(group: Group, request: Request) -> actor.Actor:
+    return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
+
+
+def _began(claim: dict[str, Any], epoch: float) -> float:
+    """When the flag was set, on the monotonic clock, in seconds."""
+    value = claim.get("monotonic")
+    if isinstance(value, float):
+        return value - 0.005  # read just after the flag was made
+    return time.monotonic() - (time.time() - epoch)
+
+
+def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
+    number = outcome.flag.inode
+    if number is None:
+        return {}
+    try:
+        with open(record.claim_path(group, number), encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _running(group: Group, outcome: Outcome, began: float, account: Account) -> list[str]:
+    """Units that ran when the flag was set, in the order of restart.
+
+    Three witnesses: the cgroups that the kill found alive; systemd's time stamps of units that
+    came to rest since; and a release that this activation broke into. Also clears the `failed`
+    state that the kill itself left behind, and no other.
+    """
+    plan = outcome.strike.plan
+    running = set(outcome.strike.hit)
+    try:
+        from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
+
+        with systemd.Manager() as manager:
+            for unit in manager.units([entry.name for entry in plan.protect]):
+                if plan.match(unit.name) is None:
+                    continue
+                stamp = manager.get(unit.path, "Unit", "InactiveEnterTimestampMonotonic") / 1e6
+                if stamp >= began or not unit.at_rest:
+                    running.add(unit.name)
+                if unit.active == "failed" and unit.name in running:
+                    manager.reset_failed(unit.name)
+    except Exception as error:  # also whatever a broken module raises on import
+        account.problems.append(f"units that ran are not fully known: {error}")
+    running |= set(releasing(group))
+    return sorted(running, key=lambda name: (plan.position(name), name))
+
+
+def releasing(group: Group) -> list[str]:
+    """Units that a release under way was going to start, [] if there is none."""
+    found = record.load(group.run + "/releasing")
+    return list((found or {}).get("running", []))
+
+
+def _witness(group: Group, account: Account) -> None:
+    """Note that the flag was seen, and give a flag made by hand the form that readers rely on."""
+    _try(account, "run directory", lambda: open(group.seen, "a").close())
+    try:
+        fd = os.open(group.flag, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.fchmod(fd, 0o644)
+        status = os.fstat(fd)
+        if status.st_size == 0:
+            os.write(fd, str(account.record["since"]).encode() + b"\n")
+            # A new mtime would look like one more activation to a release that is under way.
+            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except OSError:
+        pass  # /run is full: an empty flag latches as well as a full one
+    finally:
+        os.close(fd)
+
+
+def _try(account: Account, what: str, action: Any) -> None:
+    try:
+        action()
+    except OSError as error:
+        account.problems.append(f"{what} not written: {error.strerror} ({error.filename})")

@@ -1,0 +1,175 @@
+"""An activation: set the flag, kill, tell PID 1, verify, then account for it.
+
+The stop path is `activate` below, read top to bottom. Until the first blow has fallen nothing is
+imported but `os` and `time`, nothing is parsed but the plan, no lock is taken, nobody is asked.
+"""
+
+import os
+import time
+
+from quantum_ess import cgroup, latch, plan
+from quantum_ess.group import Group
+
+LIMIT = 2.0  # seconds from the trigger to the last sign of life (operations card)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from quantum_ess.systemd import Manager
+
+
+class Request:
+    """Who wants the stop and why. trigger: command, unit, flag, boot or resume."""
+
+    __slots__ = ("reason", "trigger")
+
+    def __init__(self, trigger: str = "command", reason: str = "") -> None:
+        self.trigger = trigger
+        self.reason = reason
+
+
+class Strike:
+    """The kill, repeated until nothing lives: each blow looks at the cgroups afresh."""
+
+    __slots__ = ("began", "hit", "plan", "warned")
+
+    def __init__(self, the_plan: plan.Plan) -> None:
+        self.plan = the_plan
+        self.began = time.monotonic()
+        self.hit: list[str] = []  # units that were seen alive
+        self.warned: set[str] = set()  # category 1: SIGTERM sent
+
+    def blow(self) -> list[str]:
+        """Kill what lives in protected cgroups; returns the units that were alive just now."""
+        living = [f for f in cgroup.find(self.plan) if cgroup.populated(f.path)]
+        for found in living:
+            if time.monotonic() - self.began >= found.how.grace:
+                cgroup.kill(found.path)
+            elif found.unit not in self.warned:
+                cgroup.signal_all(found.path, cgroup.SIGTERM)
+                self.warned.add(found.unit)
+        self.hit += [f.unit for f in living if f.unit not in self.hit]
+        return [f.unit for f in living]
+
+
+class Outcome:
+    """What the stop came to. living: units that still run; problems: what could not be done."""
+
+    __slots__ = ("flag", "living", "problems", "seconds", "strike")
+
+    def __init__(self, flag: latch.Flag, strike: Strike) -> None:
+        self.flag = flag
+        self.strike = strike
+        self.living: list[str] = []
+        self.problems: list[str] = []
+        self.seconds = 0.0
+
+    @property
+    def verified(self) -> bool:
+        """Every protected cgroup is empty and the gate is shut."""
+        return not self.living and self.flag.held
+
+
+def activate(group: Group, request: Request) -> Outcome:
+    """Stop every protected unit and latch. Raises nothing: the outcome says what went wrong."""
+    began = time.monotonic()
+    flag = latch.shut(group) if request.trigger != "flag" else latch.found(group)
+    strike = Strike(plan.read(group))
+    strike.blow()
+
+    # The first blow has fallen. From here on things may be slow, but everything is bounded.
+    outcome = Outcome(flag, strike)
+    _claim(group, request, flag)
+    _tell_and_verify(outcome, began + LIMIT)
+    while request.trigger != "flag" and flag.inode and latch.inode(group) is None:
+        # A release that was under way took the flag; the stop wins.
+        outcome.flag = flag = latch.shut(group)
+        _claim(group, request, flag)
+        _tell_and_verify(outcome, time.monotonic() + LIMIT)
+    outcome.seconds = time.monotonic() - began
+    if flag.error:
+        outcome.problems.append(f"flag not set: {flag.error}")
+    return outcome
+
+
+def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
+    """Leave word who set the flag, for whoever completes the trail if we do not live to do it."""
+    if not flag.created:
+        return
+    import json
+
+    from quantum_ess import actor, record
+
+    claim = {
+        "trigger": request.trigger,
+        "reason": request.reason,
+        "actor": actor.current(),
+        "monotonic": flag.monotonic,
+    }
+    path = record.claim_path(group, flag.inode or 0)
+    try:
+        with open(path, "x", encoding="utf-8", opener=_private) as file:
+            json.dump(claim, file)
+    except OSError:
+        pass  # /run is full: the trail will name the flag's owner instead
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
+def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
+    """Have PID 1 stop the units and look until every cgroup is empty, at most to the deadline.
+
+    Both are repeated together: a process that was being started during the first blow appears
+    later, and an ExecStopPost= comes only when the main process is gone.
+    """
+    strike = outcome.strike
+    manager: Manager | None = None
+    problem = ""
+    while True:
+        outcome.living = strike.blow()
+        restless = True
+        try:
+            manager = manager or _connect(deadline)
+            restless = push(manager, strike.plan)
+            problem = ""
+        except Exception as error:  # whatever it is, the kill goes on without PID 1
+            problem = f"systemd was not told: {error}"
+            manager = None
+        if not outcome.living and not restless:
+            outcome.living = strike.blow()
+            if not outcome.living:
+                break
+        if time.monotonic() >= deadline:
+            break
+        if manager is None or not manager.wait(0.01):
+            time.sleep(0.005)  # nothing to wait for without PID 1
+    if problem:
+        outcome.problems.append(problem)
+    if manager is not None:
+        manager.close()
+
+
+def _connect(deadline: float) -> "Manager":
+    from quantum_ess.systemd import Manager
+
+    return Manager(timeout=min(0.5, max(0.05, deadline - time.monotonic())))
+
+
+def push(manager: "Manager", the_plan: plan.Plan) -> bool:
+    """Queue a stop job for each protected unit that is not at rest; False if there is none.
+
+    Raises Unreachable.
+    """
+    from quantum_ess.systemd import Refused
+
+    restless = False
+    for unit in manager.units([entry.name for entry in the_plan.protect]):
+        if unit.at_rest or the_plan.match(unit.name) is None:
+            continue
+        restless = True
+        if unit.active != "deactivating":
+            try:
+                manager.stop(unit.name)
+            except Refused:
+                continue  # it is masked or going: the cgroup decides
+    return restless

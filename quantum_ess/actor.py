@@ -1,0 +1,65 @@
+"""Who did it: taken from the kernel where it can be, from sudo's environment only for root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+Actor = dict[str, str | int]
+UNSET = 4294967295  # loginuid of a process that nobody logged in for (audit, proc(5))
+
+
+def current() -> Actor:
+    """The caller: uid, login name of that uid, audit login, sudo user, tty."""
+    actor: Actor = {"uid": os.getuid(), "user": name(os.getuid())}
+    try:
+        with open("/proc/self/loginuid", encoding="ascii") as file:
+            login = int(file.read())
+        if login != UNSET:
+            actor["login"] = name(login)
+    except (OSError, ValueError):
+        pass
+    sudo = os.environ.get("SUDO_USER", "")
+    if sudo and os.getuid() == 0:
+        actor["sudo_user"] = sudo[:256]
+    tty = _tty()
+    if tty:
+        actor["tty"] = tty
+    return actor
+
+
+def owner(path: str) -> Actor:
+    """The owner of a file, for a flag that was set by hand."""
+    try:
+        uid = os.lstat(path).st_uid
+    except OSError:
+        return {}
+    return {"uid": uid, "user": name(uid)}
+
+
+def name(uid: int) -> str:
+    """Login name of that uid, or the number as text."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _tty() -> str:
+    for fd in (0, 1, 2):
+        try:
+            return os.ttyname(fd)
+        except OSError:
+            continue
+    return ""
+
+
+def describe(actor: Actor) -> str:
+    """One short phrase for status and log, e.g. `root (sudo: alice, tty /dev/pts/0)`."""
+    extra = [
+        f"{key.split('_')[0]}: {actor[key]}" for key in ("login", "sudo_user") if actor.get(key)
+    ]
+    if actor.get("tty"):
+        extra.append(str(actor["tty"]))
+    who = str(actor.get("user") or name(int(actor["uid"])) if "uid" in actor else "unknown")
+    return f"{who} ({', '.join(extra)})" if extra else who

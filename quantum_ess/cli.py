@@ -1,0 +1,156 @@
+"""The command line: arguments, output, exit status; all but the plain stop is reached from here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from quantum_ess import __version__
+from quantum_ess.errors import Incomplete, NotPermitted, NotVerified
+from quantum_ess.group import TRADING, Group
+
+if TYPE_CHECKING:
+    from quantum_ess.activate import Outcome, Request
+
+EPILOG = "With no command, status is printed. Exit statuses and files: man quantum-ess"
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="quantum-ess", description="Emergency stop for trading services.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"quantum-ess {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    stop = commands.add_parser("activate", help="stop all protected units now, and hold them down")
+    stop.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
+    stop.add_argument(
+        "--trigger", choices=("command", "unit", "flag"), default="command", help=argparse.SUPPRESS
+    )
+    go = commands.add_parser("deactivate", help="release, and restart what ran before, in order")
+    go.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
+    go.add_argument("--no-start", action="store_true", help="only release; start nothing")
+    go.add_argument(
+        "--trigger", choices=("command", "flag"), default="command", help=argparse.SUPPRESS
+    )
+    show = commands.add_parser("status", help="is ESS active, since when, by whom; state of units")
+    show.add_argument("--json", action="store_true", help="for programs; see the man page")
+    show.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print nothing; exit status 0: active, 3: inactive",
+    )
+    commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line; returns the exit status. Raises EssError."""
+    args = build().parse_args(argv)
+    if args.command == "activate":
+        return activate(TRADING, args.trigger, args.reason)
+    if args.command == "deactivate":
+        return deactivate(TRADING, args.trigger, args.reason, not args.no_start)
+    if args.command == "tend":
+        return tend(TRADING)
+    return show_status(TRADING, getattr(args, "json", False), getattr(args, "quiet", False))
+
+
+def need_root(what: str) -> None:
+    """Raises NotPermitted unless the caller is root."""
+    if os.geteuid() != 0:
+        raise NotPermitted(f"only root may {what}", hint=f"sudo quantum-ess {what}")
+
+
+def activate(group: Group, trigger: str = "command", reason: str = "") -> int:
+    """Stop, print what came of it, account for it. Raises NotPermitted, NotVerified, Incomplete."""
+    need_root("activate")
+    from quantum_ess import activate as stop
+
+    request = stop.Request(trigger, reason)
+    return report(group, request, stop.activate(group, request))
+
+
+def report(group: Group, request: Request, outcome: Outcome) -> int:
+    """Print an activation's outcome at once, then write record, trail and marker."""
+    from quantum_ess import account
+    from quantum_ess.trail import short
+
+    units = sorted(outcome.strike.hit, key=outcome.strike.plan.position)
+    hit = " ".join(short(unit) for unit in units)
+    if outcome.verified:
+        print("ESS Status: ACTIVE")
+        what = f"stopped {hit}" if hit else "nothing was running"
+        done = "" if outcome.flag.created else "was active already; "
+        print(f"{done}{what}; verified in {outcome.seconds:.3f} s", flush=True)
+    try:
+        result = account.settle(group, request, outcome)
+    except Exception as error:  # the stop stands, whatever the bookkeeping ran into
+        result = account.Account()
+        result.incident = "unknown"
+        result.problems.append(f"record and trail: {type(error).__name__}: {error}")
+    for note in result.notes:
+        complain(f"note: {note}")
+    if outcome.verified:
+        print(f"incident {result.incident}; to resume: quantum-ess deactivate", flush=True)
+    problems = outcome.problems + result.problems
+    if not outcome.verified:
+        alive = " ".join(outcome.living) or "nothing found alive, but the latch could not be shut"
+        raise NotVerified(
+            f"NOT VERIFIED STOPPED: {'; '.join([alive, *problems])}",
+            hint="run quantum-ess activate again; by hand: systemctl kill -s KILL UNIT",
+        )
+    if problems:
+        raise Incomplete(f"stopped and verified, but: {'; '.join(problems)}")
+    return 0
+
+
+def deactivate(group: Group, trigger: str, reason: str, start: bool) -> int:
+    """Release and restart. Raises NotPermitted, NotReleased."""
+    need_root("deactivate")
+    from quantum_ess import release
+
+    if release.deactivate(group, trigger, reason, start, say=lambda text: print(text, flush=True)):
+        print("ESS Status: INACTIVE")
+    elif trigger == "command":
+        print("ESS Status: INACTIVE\nwas not active; nothing was started")
+    return 0
+
+
+def show_status(group: Group, as_json: bool, quiet: bool) -> int:
+    """Print the status; with quiet only the exit status tells (0 active, 3 inactive)."""
+    if quiet:
+        return 0 if group.latched() else 3
+    from quantum_ess import status
+
+    data = status.collect(group)
+    paint = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(json.dumps(data, indent=2) if as_json else status.render(data, paint))
+    return 0
+
+
+def tend(group: Group) -> int:
+    """Complete what an activation or release still owes: trail, audit entries, marker."""
+    need_root("tend")
+    from quantum_ess import account, plan, record, trail
+
+    if os.path.lexists(group.flag):
+        stage = record.text(group.logged).partition(" ")[2]
+        known = record.load(group.record) or {}
+        if stage != "complete" or known.get("incident", "") not in record.text(group.logged):
+            return activate(group, "flag")
+    with record.lock(group.lock, account.LOCK_SECONDS):
+        trail.flush(group)
+        known = record.load(group.record) or record.load(group.released) or {}
+        entries = trail.Trail(group, str(known.get("incident", "")), known)
+        account.tell_redis(entries, plan.read(group), account.Account())
+    return 0
+
+
+def complain(text: str) -> None:
+    """One line on stderr, with the program's name."""
+    print(f"quantum-ess: {text}", file=sys.stderr, flush=True)

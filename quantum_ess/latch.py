@@ -1,0 +1,183 @@
+"""The latch: the flag in /run and the record on disk. Presence of either shuts the gate.
+
+Only `os` and `time` are imported: setting the flag comes before the kill.
+"""
+
+import os
+import stat
+import time
+
+from quantum_ess.group import Group
+
+
+class Flag:
+    """What setting the flag came to.
+
+    inode: of the flag, None if there is none. created: this call made it. error: why the flag
+    could not be made; the record was created in its place if `held` is true.
+    """
+
+    __slots__ = ("created", "error", "held", "inode", "monotonic")
+
+    def __init__(
+        self, inode: int | None, created: bool, error: str | None = None, held: bool = True
+    ) -> None:
+        self.inode = inode
+        self.created = created
+        self.error = error
+        self.held = held
+        self.monotonic = time.monotonic()
+
+
+def now() -> str:
+    """The time as the flag, the marker and the record give it: ISO-8601, UTC, whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def is_time(text: str) -> bool:
+    """True if that text is a time as `now` writes it."""
+    try:
+        time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        return False
+    return True
+
+
+def shut(group: Group) -> Flag:
+    """Set the flag, atomically with its content, or mark the one that is there as set again.
+
+    Raises nothing: the kill that follows must not depend on it. If /run can't hold the flag, the
+    record's mere presence shuts the gate.
+    """
+    try:
+        return _link_flag(group)
+    except OSError as error:
+        problem = f"{group.flag}: {error.strerror}"
+    try:
+        fd = os.open(group.record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        os.close(fd)
+    except OSError as error:
+        return Flag(None, False, f"{problem}; {group.record}: {error.strerror}", held=False)
+    return Flag(None, False, problem)
+
+
+def _link_flag(group: Group) -> Flag:
+    _mend_directory(os.path.dirname(group.flag))
+    _mend_directory(group.run)
+    draft = f"{group.run}/.flag.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask
+        inode = os.fstat(fd).st_ino
+        try:  # noqa: SIM105 (contextlib costs 2 ms to import)
+            os.write(fd, now().encode() + b"\n")
+        except OSError:
+            pass  # /run is full: an empty flag latches as well as a full one
+    finally:
+        os.close(fd)
+    try:
+        return _place(draft, group.flag, inode)
+    finally:
+        os.unlink(draft)
+
+
+def _place(draft: str, flag: str, inode: int) -> Flag:
+    try:
+        os.link(draft, flag, follow_symlinks=False)
+        return Flag(inode, True)
+    except FileExistsError:
+        pass
+    mode = os.lstat(flag).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        os.utime(flag, follow_symlinks=False)  # a release that is under way sees it and gives way
+        return Flag(os.lstat(flag).st_ino, False)
+    # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
+    os.link(draft, draft + ".new", follow_symlinks=False)
+    os.rename(draft + ".new", flag)
+    return Flag(inode, True)
+
+
+def _mend_directory(path: str) -> None:
+    """Make sure that path is a directory of its own and not a link to somewhere else."""
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            return
+        os.rename(path, f"{path}.not-a-directory.{os.getpid()}")
+    except FileNotFoundError:
+        pass
+    try:
+        os.mkdir(path, 0o755)
+        os.chmod(path, 0o755)
+    except FileExistsError:
+        pass  # another activation was quicker
+
+
+def inode(group: Group) -> int | None:
+    """The flag's inode number, None if there is no flag."""
+    try:
+        return os.lstat(group.flag).st_ino
+    except OSError:
+        return None
+
+
+def incident(number: int | None) -> str:
+    """Id of the incident that the flag with that inode number began, in this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read(8)}-{number or f't{int(time.time())}'}"
+
+
+def since(group: Group) -> tuple[str, float]:
+    """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
+
+    A repeated activation renews the mtime, so the earlier of the two is the truth.
+    """
+    try:
+        mtime = os.lstat(group.flag).st_mtime
+        fd = os.open(group.flag, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 64).decode("ascii", "replace").split("\n")[0].strip()
+        finally:
+            os.close(fd)
+    except OSError:
+        return now(), time.time()
+    if is_time(text):
+        import calendar
+
+        return text, min(mtime, calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
+
+
+def found(group: Group) -> Flag:
+    """The flag as somebody else set it. It may be gone by now: it still was set."""
+    return Flag(inode(group), False)
+
+
+def mark(flag: str) -> tuple[int, int] | None:
+    """What tells one setting of the flag from the next: inode and mtime; None without a flag."""
+    try:
+        status = os.lstat(flag)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
+    """Take the flag away if it is still as it was; False, and the flag stays, if it is not.
+
+    It is renamed and looked at afterwards: an activation that marked it before the rename is seen
+    here, and one that comes later finds no flag and sets a new one. Raises OSError.
+    """
+    away = f"{group.run}/.released.{os.getpid()}"
+    try:
+        os.rename(group.flag, away)
+    except FileNotFoundError:
+        return before is None or not os.path.lexists(group.flag)
+    try:
+        if before is not None and mark(away) == before:
+            return True
+        os.link(away, group.flag, follow_symlinks=False)
+        return False
+    except FileExistsError:
+        return False  # a newer flag is there already
+    finally:
+        (os.rmdir if stat.S_ISDIR(os.lstat(away).st_mode) else os.unlink)(away)

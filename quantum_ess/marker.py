@@ -1,0 +1,100 @@
+"""The Redis marker: `quantum:ess:active` and the `quantum:event:ess` message. Best effort, bounded.
+
+The only module that imports redis, and it is imported after the stop. The key has no expiry: it
+must not vanish while latched.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from quantum_ess import record as records
+from quantum_ess.group import Group
+from quantum_ess.plan import Plan
+
+KEY, CHANNEL = "quantum:ess:active", "quantum:event:ess"
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+
+
+class Marker:
+    """What Redis should say: since (ISO-8601 UTC) while active, None while not."""
+
+    def __init__(self, since: str | None, event: dict[str, Any]) -> None:
+        self.since = since
+        self.event = event
+
+
+def want(group: Group, since: str | None, timestamp: float, incident: str, reason: str) -> None:
+    """Note what Redis should say from now on; `settle` makes it so, now or later.
+
+    timestamp: epoch seconds of the transition. Raises OSError.
+    """
+    event = {
+        "event": "ess_activated" if since else "ess_deactivated",
+        "timestamp": int(timestamp),
+        "incident": incident,
+        "reason": reason,
+    }
+    data = json.dumps({"since": since, "event": event}).encode()
+    records.write(group.pending_marker, data)
+
+
+def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
+    """Make Redis say what it should, if it does not yet: write or delete the key and publish.
+
+    Returns what was wanted ("SET", "CLEARED" or "" for nothing) and what went wrong, None if
+    nothing did. What went wrong stays noted, and the watch timer tries again.
+    """
+    with records.lock(group.run + "/marker.lock", 2.0) as locked:
+        marker = _wanted(group) if locked else None
+        if marker is None:
+            return "", None
+        url = plan.options.get("redis.url", "-")
+        if url == "-":  # switched off
+            records.remove(group.pending_marker)
+            return "", None
+        problem = _bounded(url, plan.duration("redis.timeout_ms", 500), marker)
+        if problem is None:
+            records.remove(group.pending_marker)
+        return "SET" if marker.since else "CLEARED", problem
+
+
+def _wanted(group: Group) -> Marker | None:
+    try:
+        with open(group.pending_marker, encoding="utf-8") as file:
+            data = json.load(file)
+        return Marker(data["since"], dict(data["event"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        records.remove(group.pending_marker)  # garbage: the next transition writes it anew
+        return None
+
+
+def _bounded(url: str, seconds: float, marker: Marker) -> str | None:
+    """Run the exchange in a thread of its own: name resolution has no time limit to set."""
+    result: list[str | None] = []
+    thread = threading.Thread(
+        target=lambda: result.append(_exchange(url, seconds, marker)), daemon=True
+    )
+    thread.start()
+    thread.join(2 * seconds + 0.5)
+    return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"
+
+
+def _exchange(url: str, seconds: float, marker: Marker) -> str | None:
+    try:
+        import redis
+
+        client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+        if marker.since:
+            client.set(KEY, marker.since)
+        else:
+            client.delete(KEY)
+        client.publish(CHANNEL, json.dumps(marker.event))
+        client.close()
+    except Exception as error:  # whatever redis-py raises, the stop is already done
+        return " ".join(str(error).split()) or type(error).__name__
+    return None

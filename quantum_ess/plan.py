@@ -1,0 +1,119 @@
+"""The plan: the compiled configuration, read without a parser on the stop path.
+
+Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAME` and
+`set KEY VALUE` lines, in the order of restart (docs/design.md).
+"""
+
+from quantum_ess.group import Group
+
+HEADER = "quantum-ess-plan 1"
+# The four units and four neighbours of the operations card: the last resort when no plan is left.
+BUILT_IN = (
+    HEADER
+    + "\n"
+    + "".join(
+        f"protect {name}.service 0 0\n"
+        for name in (
+            "quantum-ai-engine",
+            "quantum-execution",
+            "quantum-apply-layer",
+            "quantum-governor",
+        )
+    )
+)
+
+
+class Protected:
+    """One protected unit or pattern: stop category (IEC 60204-1) and grace in seconds."""
+
+    __slots__ = ("category", "grace", "name")
+
+    def __init__(self, name: str, category: int = 0, grace: float = 0.0) -> None:
+        self.name = name
+        self.category = category
+        self.grace = grace
+
+
+class Plan:
+    """Which units to stop and how, which to keep, and the options that run time needs."""
+
+    __slots__ = ("_literal", "_patterns", "keep", "options", "protect", "source")
+
+    def __init__(self, text: str, source: str) -> None:
+        """Read a plan's text. Raises ValueError if it is not a whole plan."""
+        lines = text.split("\n")
+        if lines[0] != HEADER or lines[-1]:
+            raise ValueError(f"{source}: not a whole quantum-ess plan")
+        self.source = source
+        self.protect: list[Protected] = []
+        self.keep: list[str] = []
+        self.options: dict[str, str] = {}
+        for line in lines[1:-1]:
+            word, _, rest = line.partition(" ")
+            if word == "protect":
+                name, category, grace = rest.split(" ")
+                self.protect.append(Protected(name, int(category), int(grace) / 1000))
+            elif word == "keep":
+                self.keep.append(rest)
+            elif word == "set":
+                key, _, value = rest.partition(" ")
+                self.options[key] = value
+        if not self.protect:
+            raise ValueError(f"{source}: protects nothing")
+        self._literal = {entry.name: entry for entry in self.protect}
+        self._patterns = [entry for entry in self.protect if is_pattern(entry.name)]
+
+    def match(self, unit: str) -> Protected | None:
+        """How to stop that unit, or None if it is not protected.
+
+        A literal name outranks a pattern, and keeping outranks a pattern that protects.
+        """
+        if is_own(unit):
+            return None
+        entry = self._literal.get(unit)
+        if entry is None and self._patterns and not self.keeps(unit):
+            return next((e for e in self._patterns if _fnmatch(unit, e.name)), None)
+        return entry
+
+    def keeps(self, unit: str) -> bool:
+        """True if that unit must not be touched."""
+        return unit in self.keep or any(
+            is_pattern(name) and _fnmatch(unit, name) for name in self.keep
+        )
+
+    def position(self, unit: str) -> int:
+        """Place in the order of restart; units of one pattern share it."""
+        entry = self.match(unit)
+        return self.protect.index(entry) if entry else len(self.protect)
+
+    def duration(self, key: str, default_ms: int) -> float:
+        """An option given in milliseconds, in seconds."""
+        value = self.options.get(key, "")
+        return int(value) / 1000 if value.isdigit() else default_ms / 1000
+
+
+def is_own(unit: str) -> bool:
+    """ESS's own units and init.scope are never protected, whatever a pattern says."""
+    return unit.startswith(("quantum-ess.", "quantum-ess-")) or unit == "init.scope"
+
+
+def is_pattern(name: str) -> bool:
+    """True if that name holds a wildcard of fnmatch(3)."""
+    return any(c in name for c in "*?[")
+
+
+def _fnmatch(unit: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase  # costs 5 ms (re), so only where a pattern asks for it
+
+    return fnmatchcase(unit, pattern)
+
+
+def read(group: Group) -> Plan:
+    """The best plan that can be read whole; the built-in one if none can. Raises nothing."""
+    for path in group.plans:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return Plan(file.read(), path)
+        except (OSError, ValueError):
+            continue
+    return Plan(BUILT_IN, "built-in")

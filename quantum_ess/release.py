@@ -1,0 +1,266 @@
+"""A release: open the latch and restart, one unit after another, what ran before.
+
+An activation that arrives meanwhile wins: it sets the flag (again), and this looks for the flag
+before every step. A unit that does not come up latches everything again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from quantum_ess import account, activate, actor, cgroup, latch, marker, record
+from quantum_ess import plan as plans
+from quantum_ess.errors import NotReleased
+from quantum_ess.group import Group
+from quantum_ess.plan import Plan
+from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
+from quantum_ess.trail import Trail, flush, short
+
+Say = Callable[[str], None]
+
+
+class Superseded(Exception):
+    """An activation arrived; it owns the latch now."""
+
+
+class Release:
+    """One deactivation of one group. trigger: command or flag (its removal)."""
+
+    def __init__(self, group: Group, trigger: str, reason: str, say: Say) -> None:
+        self.group = group
+        self.trigger = trigger
+        self.say = say
+        self.plan: Plan = plans.read(group)
+        self.mark = latch.mark(group.flag)
+        self.record = record.load(group.record) or record.load(self._under_way) or {}
+        self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
+        who = actor.current() if trigger == "command" else {}
+        about = {**self.record, "trigger": trigger, "reason": reason, "actor": who}
+        self.trail = Trail(group, self.incident, about)
+
+    @property
+    def _under_way(self) -> str:
+        return self.group.run + "/releasing"
+
+    def run(self, start: bool) -> None:
+        """Release, and restart unless start is false.
+
+        Raises NotReleased: PID 1 does not answer, an activation won, or a unit failed to come up.
+        """
+        began = time.monotonic()
+        try:
+            with Manager(timeout=5.0) as manager:
+                units = self._to_start(manager) if start else []
+                record.store(self._under_way, {**self.record, "running": units})
+                flush(self.group)
+                self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
+                self._open(manager)
+                self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
+                for unit in units:
+                    self._start(manager, unit)
+                self._guard()
+        except Superseded:
+            self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
+            raise NotReleased(
+                "an activation arrived during the deactivation and won: ESS is ACTIVE",
+                hint="see who and why: quantum-ess status",
+            ) from None
+        except (Unreachable, Refused) as error:
+            self._give_up(f"systemd: {error}")
+        except OSError as error:
+            self._give_up(f"{error.filename}: {error.strerror}")
+        self._finish(began)
+
+    def _finish(self, began: float) -> None:
+        result = account.Account()
+        with contextlib.suppress(OSError):
+            marker.want(self.group, None, time.time(), self.incident, "")
+        with record.lock(self.group.lock, account.LOCK_SECONDS):
+            account.tell_redis(self.trail, self.plan, result)
+        usec = int(1e6 * (time.monotonic() - began))
+        self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
+        with contextlib.suppress(OSError):
+            record.remove(self._under_way)
+            if self.mark:
+                record.remove(record.claim_path(self.group, self.mark[0]))
+        for note in result.notes:
+            self.say(f"note: {note}")
+
+    def _to_start(self, manager: Manager) -> list[str]:
+        what = self.plan.options.get("resume.what", "running")
+        if what == "none":
+            return []
+        if what == "running" and "running" in self.record:
+            return list(self.record["running"])
+        if what == "running":
+            self.say("note: what ran before is not on record; starting the enabled units")
+        return _enabled(manager, self.plan)
+
+    def _open(self, manager: Manager) -> None:
+        """Open the latch: flag first, then record, then the units that PID 1 holds it with."""
+        with record.lock(self.group.lock, account.LOCK_SECONDS):
+            if not latch.open_flag(self.group, self.mark):
+                raise Superseded
+            # Whoever still accounts for this incident finds here that it is over.
+            record.store(self.group.released, {**self.record, "incident": self.incident})
+            record.remove(self.group.record)
+            record.sync_directory(self.group.state)
+            with contextlib.suppress(OSError):
+                record.remove(self.group.seen)
+        self._guard()
+        held = [self.group.trigger, self.group.halt]
+        for unit in held:
+            with contextlib.suppress(Refused):
+                manager.stop(unit, "replace")  # the path unit may want it again in a moment
+        if left := self._wait_at_rest(manager, held, 5.0):
+            raise Unreachable(f"{' and '.join(left)} did not end")
+        # The watch may be in the middle of a kill; it sees the open latch before the next one.
+        self._wait_at_rest(manager, ["quantum-ess-watch.service"], 1.0)
+
+    def _wait_at_rest(self, manager: Manager, units: list[str], seconds: float) -> list[str]:
+        """Wait until those units are at rest; returns the ones that are not when time is up."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._guard()
+            states = {unit.name: unit.at_rest for unit in manager.units(units)}
+            units = [name for name in units if not states.get(name, True)]
+            if not units or time.monotonic() > deadline:
+                return units
+            manager.wait(0.01)
+
+    def _guard(self) -> None:
+        if self.group.latched():
+            raise Superseded
+
+    def _start(self, manager: Manager, name: str) -> None:
+        """Start one unit and wait until it is up and has stayed up for the settle time."""
+        self._guard()
+        began = time.monotonic()
+        if name.endswith(".scope"):
+            self.say(f"note: {name} can't be restarted: a scope belongs to who made it")
+            return
+        try:
+            with contextlib.suppress(Refused):
+                manager.reset_failed(name)
+            if _row(manager, name).at_rest:
+                cgroup.clear(self.plan, name)
+            manager.start(name)
+            problem = self._wait_up(manager, name, began)
+        except Refused as error:
+            problem = str(error)
+        self._guard()
+        if problem:
+            self._give_up(f"{short(name)} did not come up: {problem}", name)
+        usec = int(1e6 * (time.monotonic() - began))
+        self.trail.log(
+            "started", f"ESS STARTED SERVICE: {short(name)}", unit=name, duration_usec=usec
+        )
+        self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
+
+    def _wait_up(self, manager: Manager, name: str, began: float) -> str:
+        """Why the unit is not up and settled, "" if it is."""
+        deadline = began + self.plan.duration("resume.timeout_ms", 60000)
+        settle = self.plan.duration("resume.settle_ms", 500)
+        up_since, invocation = 0.0, None
+        while True:
+            self._guard()
+            unit = _row(manager, name)
+            now = time.monotonic()
+            if unit.active == "active":
+                current = manager.get(unit.path, "Unit", "InvocationID")
+                if invocation is None:
+                    up_since, invocation = now, current
+                elif current != invocation:
+                    return "it restarted while it settled"
+                if now - up_since >= settle:
+                    return ""
+            elif unit.at_rest and _finished(manager, unit):
+                return ""
+            elif invocation is not None or unit.at_rest or unit.sub == "auto-restart":
+                return f"{unit.active} ({unit.sub}), {_result(manager, unit)}"
+            if now >= deadline:
+                return f"still {unit.active} ({unit.sub}) after {now - began:.0f} s"
+            manager.wait(0.02)
+
+    def _give_up(self, why: str, unit: str = "") -> None:
+        """Latch everything again and say why. Raises NotReleased."""
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(self.group.record) and self.record:
+                record.store(self.group.record, self.record)
+        request = activate.Request("resume", why)
+        outcome = activate.activate(self.group, request)
+        account.settle(self.group, request, outcome)
+        self.trail.log("release-failed", f"ESS DEACTIVATION FAILED: {why}", unit=unit)
+        with contextlib.suppress(OSError):
+            record.remove(self._under_way)
+        living = f"; STILL ALIVE: {' '.join(outcome.living)}" if outcome.living else ""
+        raise NotReleased(
+            f"{why}; everything is stopped and latched again{living}",
+            hint=f"mend it, then: quantum-ess deactivate"
+            f"{f' (journalctl -u {unit})' if unit else ''}, or: quantum-ess deactivate --no-start",
+        )
+
+
+def _row(manager: Manager, name: str) -> Unit:
+    """The unit's state. Raises Refused if systemd does not know it."""
+    rows = [unit for unit in manager.units([name]) if unit.name == name]
+    if rows:
+        return rows[0]
+    path = manager.load(name)
+    read: Callable[[str], Any] = lambda key: manager.get(path, "Unit", key)  # noqa: E731
+    return Unit(name, read("LoadState"), read("ActiveState"), read("SubState"), path, 0)
+
+
+def _finished(manager: Manager, unit: Unit) -> bool:
+    """True for a oneshot that ran and is done: it has no other way to be up."""
+    if not unit.name.endswith(".service"):
+        return False
+    kind = manager.get(unit.path, "Service", "Type")
+    return bool(kind == "oneshot" and _result(manager, unit) == "success" and unit.load == "loaded")
+
+
+def _result(manager: Manager, unit: Unit) -> str:
+    if unit.load != "loaded":
+        return f"unit {unit.load}"
+    if not unit.name.endswith(".service"):
+        return "not started"
+    return str(manager.get(unit.path, "Service", "Result"))
+
+
+def _enabled(manager: Manager, plan: Plan) -> list[str]:
+    """Protected units that are enabled, in the order of restart; patterns give loaded units."""
+    literal = [entry.name for entry in plan.protect if not plans.is_pattern(entry.name)]
+    loaded = [u.name for u in manager.units([e.name for e in plan.protect])]
+    names = {name for name in literal + loaded if plan.match(name)}
+    states = {name: _file_state(manager, name) for name in names}
+    enabled = [name for name, state in states.items() if state.startswith("enabled")]
+    return sorted(enabled, key=lambda name: (plan.position(name), name))
+
+
+def _file_state(manager: Manager, name: str) -> str:
+    try:
+        return str(manager.get(manager.load(name), "Unit", "UnitFileState"))
+    except Refused:
+        return ""
+
+
+def deactivate(group: Group, trigger: str, reason: str, start: bool, say: Say) -> bool:
+    """Release that group; False if there was nothing to release. Raises NotReleased."""
+    with record.lock(group.run + "/release.lock", 0.0) as locked:
+        if not locked and trigger == "flag":
+            return False  # it is being released already
+        if not locked:
+            raise NotReleased(
+                "another deactivation is running", hint="watch it: journalctl -ft quantum-ess"
+            )
+        interrupted = os.path.lexists(group.run + "/releasing")
+        if not group.latched() and not interrupted:
+            return False
+        if trigger == "flag" and os.path.lexists(group.flag):
+            return False  # it was set again before we came to it
+        Release(group, trigger, reason, say).run(start)
+        return True

@@ -1,0 +1,191 @@
+"""PID 1 over D-Bus, by its private socket or the system bus. The only module with jeepney in it.
+
+Every call is bounded. Interface: org.freedesktop.systemd1(5). The private socket
+(/run/systemd/private, root only) needs no dbus-daemon; others ask the system bus.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple
+
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
+from jeepney.auth import AuthenticationError
+from jeepney.io.blocking import prep_socket
+
+PRIVATE = "/run/systemd/private"
+SYSTEM_BUS = "/run/dbus/system_bus_socket"
+DESTINATION = "org.freedesktop.systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+
+
+class Unreachable(Exception):
+    """PID 1 could not be asked, or did not answer in time."""
+
+
+class Refused(Exception):
+    """PID 1 answered with an error: D-Bus error name, then its text."""
+
+
+class Unit(NamedTuple):
+    """One row of ListUnitsByPatterns."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    path: str
+    job: int
+
+    @property
+    def at_rest(self) -> bool:
+        """Not running, not about to run, not about to be started."""
+        return self.active in ("inactive", "failed") and not self.job
+
+
+class Manager:
+    """A connection to PID 1. Not thread-safe. Close it, or use it as a context manager."""
+
+    def __init__(self, timeout: float = 0.5, bus: bool = False) -> None:
+        """Connect. timeout: seconds for connecting and for each call.
+
+        Raises Unreachable.
+        """
+        self.timeout = timeout
+        self._serial = 0
+        self._parser = Parser()
+        errors = []
+        for address in (SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS):
+            try:
+                self._socket = prep_socket(address, timeout=timeout)
+                self._greet() if address == PRIVATE else self._hello()
+                return
+            except (OSError, AuthenticationError, Unreachable, Refused) as error:
+                errors.append(f"{address}: {error}")
+        raise Unreachable("; ".join(errors))
+
+    def _greet(self) -> None:
+        """Ping until PID 1 answers, and only then ask it anything.
+
+        sd-bus (seen in systemd 252 and 257) that reads the end of the authentication and the first
+        message in one go leaves that message lying until more bytes come: the next ping wakes it.
+        """
+        address = DBusAddress("/org/freedesktop/systemd1", DESTINATION, "org.freedesktop.DBus.Peer")
+        deadline, patience = time.monotonic() + self.timeout, 0.02
+        while True:
+            try:
+                self.call(new_method_call(address, "Ping"), patience)
+                return
+            except Unreachable:
+                if time.monotonic() >= deadline:
+                    raise
+            patience *= 2
+
+    def _hello(self) -> None:
+        driver = DBusAddress(
+            "/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus"
+        )
+        self.call(new_method_call(driver, "Hello"))
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def call(self, message: Message, timeout: float | None = None) -> tuple[Any, ...]:
+        """Send one call and return the reply's body.
+
+        Raises Unreachable (no answer within the timeout) or Refused (an error came back).
+        """
+        timeout = timeout or self.timeout
+        deadline = time.monotonic() + timeout
+        method = message.header.fields.get(HeaderFields.member)
+        late = f"PID 1 did not answer {method} within {timeout:g} s"
+        self._serial += 1
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(message.serialise(serial=self._serial))
+            while True:
+                reply = self._parser.get_next_message()
+                if reply is None:
+                    self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                    data = self._socket.recv(65536)
+                    if not data:
+                        raise Unreachable("PID 1 closed the connection")
+                    self._parser.add_data(data)
+                elif reply.header.fields.get(HeaderFields.reply_serial) == self._serial:
+                    return _body(reply)
+                if time.monotonic() > deadline:
+                    raise Unreachable(late)
+        except TimeoutError as error:
+            raise Unreachable(late) from error
+        except OSError as error:
+            raise Unreachable(f"PID 1: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            raise Unreachable(f"PID 1 sent what is not D-Bus: {error}") from error
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until PID 1 says anything (it signals every job and state change), or time is up.
+
+        Returns False if the connection is no good for waiting.
+        """
+        try:
+            self._socket.settimeout(max(seconds, 0.001))
+            data = self._socket.recv(65536)
+            self._parser.add_data(data)
+            while self._parser.get_next_message() is not None:
+                pass
+        except TimeoutError:
+            return True
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError):
+            return False
+        return bool(data)
+
+    def _manager(self, method: str, signature: str = "", *body: object) -> tuple[Any, ...]:
+        address = DBusAddress("/org/freedesktop/systemd1", DESTINATION, MANAGER)
+        return self.call(new_method_call(address, method, signature or None, body))
+
+    def units(self, patterns: list[str]) -> list[Unit]:
+        """Loaded units that match any of those names or patterns (fnmatch(3))."""
+        (rows,) = self._manager("ListUnitsByPatterns", "asas", [], patterns)
+        return [Unit(r[0], r[2], r[3], r[4], r[6], r[7]) for r in rows]
+
+    def stop(self, unit: str, mode: str = "replace-irreversibly") -> None:
+        """Queue a stop job; by default one that no start job can replace."""
+        self._manager("StopUnit", "ss", unit, mode)
+
+    def start(self, unit: str) -> None:
+        """Queue a start job."""
+        self._manager("StartUnit", "ss", unit, "replace")
+
+    def reset_failed(self, unit: str) -> None:
+        """Forget that the unit failed, and its restart counter."""
+        self._manager("ResetFailedUnit", "s", unit)
+
+    def load(self, unit: str) -> str:
+        """Load a unit and return its object path. Raises Refused if there is no such unit."""
+        return str(self._manager("LoadUnit", "s", unit)[0])
+
+    def get(self, path: str, interface: str, name: str) -> Any:
+        """One property; interface is the last part of its name, e.g. `Unit` or `Service`."""
+        address = DBusAddress(path, DESTINATION, "org.freedesktop.DBus.Properties")
+        full = f"{DESTINATION}.{interface}"
+        return self.call(new_method_call(address, "Get", "ss", (full, name)))[0][1]
+
+
+def _body(reply: Message) -> tuple[Any, ...]:
+    if reply.header.message_type is MessageType.error:
+        name = str(reply.header.fields.get(HeaderFields.error_name, "error"))
+        raise Refused(f"{name}: {reply.body[0] if reply.body else ''}")
+    return tuple(reply.body)
+
+
+def is_manager() -> bool:
+    """True if PID 1 is systemd (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")

@@ -1,0 +1,130 @@
+"""The audit trail: journald's native protocol, never blocking, kept on disk while nobody listens.
+
+Protocol: systemd's docs/JOURNAL_NATIVE_PROTOCOL.md. One datagram an entry; a socket that does not
+take it at once means that journald is dead or hung: the entry goes to the spool and `flush`
+delivers it later, in order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+
+from quantum_ess import record as records
+from quantum_ess.actor import Actor
+from quantum_ess.group import Group
+from quantum_ess.record import Record
+
+JOURNAL = "/run/systemd/journal/socket"
+CRIT, NOTICE = 2, 5
+ACTIVATION, TRIGGER = "quantum-ess.service", "quantum-ess-trigger.service"
+
+
+class Trail:
+    """The trail of one incident. What journald does not take is spooled; neither ever raises."""
+
+    def __init__(self, group: Group, incident: str, record: Record) -> None:
+        self.group = group
+        self.incident = incident
+        self.record = record
+        self.kept = 0  # entries that went to the spool
+        self.lost: list[str] = []  # why an entry could go nowhere
+
+    def log(self, event: str, text: str, *, priority: int = CRIT, **more: object) -> None:
+        """Log one event. text: without the [ESS AUDIT] prefix. more: unit, usec, actor, reason."""
+        fields = self._fields(event, text, priority)
+        fields.update({f"ESS_{key.upper()}": str(value) for key, value in more.items()})
+        entry = encode(fields)
+        if spooled(self.group) or not send(entry):
+            self._keep(entry)
+
+    def _fields(self, event: str, text: str, priority: int) -> dict[str, str]:
+        trigger = str(self.record.get("trigger", "unknown"))
+        fields = {
+            "MESSAGE": f"[ESS AUDIT] {text}",
+            "PRIORITY": str(priority),
+            "SYSLOG_IDENTIFIER": "quantum-ess",
+            "SYSLOG_PID": str(os.getpid()),
+            "OBJECT_SYSTEMD_UNIT": TRIGGER if trigger == "flag" else ACTIVATION,
+            "ESS_INCIDENT": self.incident,
+            "ESS_EVENT": event,
+            "ESS_EVENT_ID": uuid.uuid4().hex,
+            "ESS_TIME": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "ESS_TRIGGER": trigger,
+            "ESS_REASON": str(self.record.get("reason", "")),
+        }
+        return {**fields, **_actor_fields(self.record.get("actor", {}))}
+
+    def _keep(self, entry: bytes) -> None:
+        name = f"{time.time_ns():020d}.{os.getpid()}"
+        for directory in (self.group.spool, self.group.run + "/spool"):
+            try:
+                records.write(f"{directory}/{name}", entry)
+                self.kept += 1
+                return
+            except OSError as error:
+                problem = f"{directory}: {error.strerror}"
+        self.lost.append(problem)
+
+
+def _actor_fields(actor: Actor) -> dict[str, str]:
+    keys = {"uid": "UID", "user": "USER", "login": "LOGIN", "sudo_user": "SUDO_USER", "tty": "TTY"}
+    return {f"ESS_ACTOR_{keys[key]}": str(actor[key]) for key in keys if key in actor}
+
+
+def encode(fields: dict[str, str]) -> bytes:
+    """One entry in the native protocol; a value with a line break gets the length-prefixed form."""
+    parts = []
+    for key, value in fields.items():
+        data = value.encode("utf-8", "replace")[:4096]
+        if b"\n" in data:
+            parts.append(key.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
+        else:
+            parts.append(key.encode() + b"=" + data + b"\n")
+    return b"".join(parts)
+
+
+def send(entry: bytes) -> bool:
+    """Give one entry to journald; False if it did not take it at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.sendto(entry, JOURNAL)
+            return True
+        except OSError:
+            return False
+
+
+def spooled(group: Group) -> list[str]:
+    """Entries that wait for journald, oldest first; full paths."""
+    paths = []
+    for directory in (group.spool, group.run + "/spool"):
+        try:
+            names = [n for n in os.listdir(directory) if not n.endswith(".new")]
+        except OSError:
+            continue
+        paths += [f"{directory}/{name}" for name in names]
+    return sorted(paths, key=os.path.basename)
+
+
+def flush(group: Group) -> int:
+    """Deliver what waits, in order; returns how many still wait."""
+    waiting = spooled(group)
+    for done, path in enumerate(waiting):
+        try:
+            with open(path, "rb") as file:
+                entry = file.read()
+            if not send(entry):
+                return len(waiting) - done
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return len(waiting) - done
+    return 0
+
+
+def short(unit: str) -> str:
+    """A unit's name as the trail gives it: services without their suffix."""
+    return unit.removesuffix(".service")
