@@ -16,7 +16,10 @@ def main() -> None:
 
             status = cli.main(argv)
     except EssError as error:
-        _complain(f"{error}" + (f"\n  {error.hint}" if error.hint else ""))
+        for other in (error, *getattr(error, "others", ())):
+            _complain(str(other))
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
         status = error.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit is quiet too

@@ -200,9 +200,7 @@ def _running(group: Group, outcome: Outcome, began: float, account: Account) -> 
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager() as manager:
-            for unit in manager.units([entry.name for entry in plan.protect]):
-                if plan.match(unit.name) is None:
-                    continue
+            for unit in systemd.covered(manager, plan):
                 stamp = manager.get(unit.path, "Unit", "InactiveEnterTimestampMonotonic") / 1e6
                 if stamp >= began or not unit.at_rest:
                     running.add(unit.name)

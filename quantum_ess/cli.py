@@ -44,6 +44,7 @@ def build() -> argparse.ArgumentParser:
         action="store_true",
         help="print nothing; exit status 0: active, 3: inactive",
     )
+    commands.add_parser("config", help="check the configuration on disk and print its plan")
     commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
     return parser
 
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> int:
         return activate(TRADING, args.trigger, args.reason)
     if args.command == "deactivate":
         return deactivate(TRADING, args.trigger, args.reason, not args.no_start)
+    if args.command == "config":
+        return show_config()
     if args.command == "tend":
         return tend(TRADING)
     return show_status(TRADING, getattr(args, "json", False), getattr(args, "quiet", False))
@@ -80,13 +83,9 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
     from quantum_ess import account
     from quantum_ess.trail import short
 
-    units = sorted(outcome.strike.hit, key=outcome.strike.plan.position)
-    hit = " ".join(short(unit) for unit in units)
     if outcome.verified:
-        print("ESS Status: ACTIVE")
-        what = f"stopped {hit}" if hit else "nothing was running"
-        done = "" if outcome.flag.created else "was active already; "
-        print(f"{done}{what}; verified in {outcome.seconds:.3f} s", flush=True)
+        again = "" if outcome.flag.created else ", was active already"
+        print(f"ESS Status: ACTIVE\nverified stopped in {outcome.seconds:.3f} s{again}", flush=True)
     try:
         result = account.settle(group, request, outcome)
     except Exception as error:  # the stop stands, whatever the bookkeeping ran into
@@ -96,6 +95,8 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
     for note in result.notes:
         complain(f"note: {note}")
     if outcome.verified:
+        stopped = " ".join(short(unit) for unit in result.record.get("running", []))
+        print(f"stopped: {stopped or 'nothing was running'}")
         print(f"incident {result.incident}; to resume: quantum-ess deactivate", flush=True)
     problems = outcome.problems + result.problems
     if not outcome.verified:
@@ -130,6 +131,14 @@ def show_status(group: Group, as_json: bool, quiet: bool) -> int:
     data = status.collect(group)
     paint = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(json.dumps(data, indent=2) if as_json else status.render(data, paint))
+    return 0
+
+
+def show_config() -> int:
+    """Print the plan of the configuration on disk. Raises ConfigError."""
+    from quantum_ess import config
+
+    print(config.load().plan(), end="")
     return 0
 
 

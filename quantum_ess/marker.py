@@ -51,10 +51,10 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
         marker = _wanted(group) if locked else None
         if marker is None:
             return "", None
-        url = plan.options.get("redis.url", "-")
-        if url == "-":  # switched off
+        if plan.options.get("redis.enabled", "yes") != "yes":
             records.remove(group.pending_marker)
             return "", None
+        url = plan.options.get("redis.url", DEFAULT_URL)
         problem = _bounded(url, plan.duration("redis.timeout_ms", 500), marker)
         if problem is None:
             records.remove(group.pending_marker)

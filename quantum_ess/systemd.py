@@ -6,13 +6,14 @@ Every call is bounded. Interface: org.freedesktop.systemd1(5). The private socke
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, NamedTuple
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 from jeepney.auth import AuthenticationError
 from jeepney.io.blocking import prep_socket
+
+from quantum_ess.plan import Plan, is_own
 
 PRIVATE = "/run/systemd/private"
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
@@ -186,6 +187,19 @@ def _body(reply: Message) -> tuple[Any, ...]:
     return tuple(reply.body)
 
 
-def is_manager() -> bool:
-    """True if PID 1 is systemd (sd_booted(3))."""
-    return os.path.isdir("/run/systemd/system")
+def covered(manager: Manager, plan: Plan) -> list[Unit]:
+    """Loaded units that the plan protects, those inside a protected slice included.
+
+    Raises Unreachable, Refused.
+    """
+    units = [u for u in manager.units([e.name for e in plan.protect]) if plan.match(u.name)]
+    slices = tuple(u.name.removesuffix(".slice") for u in units if u.name.endswith(".slice"))
+    if slices:
+        for unit in manager.units(["*.service", "*.scope", "*.socket"]):
+            kind = unit.name.rpartition(".")[2].capitalize()
+            inside = str(manager.get(unit.path, kind, "Slice")).removesuffix(".slice")
+            if any(inside == s or inside.startswith(s + "-") for s in slices) and not (
+                plan.keeps(unit.name) or is_own(unit.name) or plan.match(unit.name)
+            ):
+                units.append(unit)
+    return units

@@ -1,0 +1,130 @@
+"""A configuration and the unit directories, compiled into a plan: which units, exactly.
+
+Used by the generator; the stop path reads the plan's text only (quantum_ess.plan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from quantum_ess import unitnames
+from quantum_ess.config import TABLE, Config
+from quantum_ess.configvalues import milliseconds
+from quantum_ess.errors import ConfigError
+from quantum_ess.unitfiles import UnitFiles
+
+HEADER = "quantum-ess-plan 1"
+
+
+class Compiled:
+    """A configuration on a host; on no host if files is None, then nothing is looked up.
+
+    Raises ConfigError: a protected name is an alias of a unit that must not be stopped.
+    """
+
+    def __init__(self, config: Config, files: UnitFiles | None = None) -> None:
+        self.config = config
+        self._files = files
+        self.keep = tuple(dict.fromkeys(self._with_real(config.keep)))
+        self.protected = tuple(dict.fromkeys(self._in_order()))
+        self.patterns = tuple(filter(unitnames.is_pattern, self.protected))
+
+    @cached_property
+    def known(self) -> dict[str, bool]:
+        """Names on this host that a protected pattern takes in: whether they are to be stopped."""
+        if self._files is None or not self.patterns:
+            return {}
+        names = {name for pattern in self.patterns for name in self._files.matching(pattern)}
+        return {name: self._stopped(name) for name in sorted(names)}
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Every single unit to be stopped that is known by name, in the order of restart."""
+        named = [name for name in self.protected if not unitnames.is_pattern(name)]
+        found = [name for name, stopped in self.known.items() if stopped]
+        found = [name for name in found if not unitnames.is_template(name)]
+        return tuple(dict.fromkeys(named + found))
+
+    def excluded(self, name: str) -> bool:
+        """Whether a pattern that takes in the name must leave it alone all the same."""
+        kept = any(unitnames.matches(entry, name) for entry in self.keep)
+        return kept or unitnames.is_own(name) or unitnames.is_system(name)
+
+    def has_own_root(self, name: str) -> bool:
+        """Whether a service is known to run in a root directory of its own."""
+        return self._files is not None and self._files.has_own_root(name)
+
+    def plan(self) -> str:
+        """The text of the plan (docs/design.md)."""
+        lines = [HEADER]
+        for name in self.protected:
+            category, grace = self.config.stop_of(name)
+            lines.append(f"protect {name} {category} {milliseconds(grace)}")
+        lines += [f"keep {name}" for name in self.keep]
+        lines += [f"set {key} {value}" for key, value in self._settings()]
+        return "\n".join(lines) + "\n"
+
+    def _settings(self) -> Iterator[tuple[str, str]]:
+        """The options that run time needs: time spans in milliseconds, switches as yes and no."""
+        for (section, key), (field, option) in TABLE.items():
+            value = getattr(self.config, field)
+            if option.many or section == "stop":
+                continue
+            if (section, key) == ("redis", "url") and not self.config.redis_enabled:
+                value = "-"
+            if isinstance(value, bool):
+                yield f"{section}.{key}", "yes" if value else "no"
+            elif isinstance(value, float):
+                yield f"{section}.{key}_ms", str(milliseconds(value))
+            else:
+                yield f"{section}.{key}", str(value)
+
+    def _in_order(self) -> Iterator[str]:
+        """The names and patterns to protect, each followed by what its aliases stand for."""
+        config = self.config
+        for entry in dict.fromkeys((*config.order, *config.protect)):
+            yield from self._with_real(self._narrower(entry), check=True)
+            yield from self._with_real([entry], check=True)
+            if unitnames.is_pattern(entry):
+                yield from self._behind(entry)
+
+    def _narrower(self, entry: str) -> list[str]:
+        """What [unit] sections single out of a pattern; names first, the last section before."""
+        named = {*self.config.order, *self.config.protect}
+        own = [stop.name for stop in reversed(self.config.units) if stop.name not in named]
+        inside = [name for name in own if unitnames.matches(entry, name)]
+        return sorted(inside, key=unitnames.is_pattern)
+
+    def _with_real(self, names: list[str] | tuple[str, ...], check: bool = False) -> Iterator[str]:
+        for name in names:
+            real = self.real(name)
+            if check and not unitnames.is_pattern(name) and self.excluded(real):
+                raise self._wrong_alias(name, real)
+            yield name
+            if real != name:
+                yield real
+
+    def _behind(self, pattern: str) -> Iterator[str]:
+        """Units that a pattern takes in only by an alias."""
+        for name in self._files.matching(pattern) if self._files else ():
+            real = self.real(name)
+            if real != name and self._stopped(name) and not self.config.covers(real):
+                yield real
+
+    def _stopped(self, name: str) -> bool:
+        return not (self.excluded(name) or self.excluded(self.real(name)))
+
+    def real(self, name: str) -> str:
+        """The unit that a name stands for, if this host says so."""
+        if self._files is None or unitnames.is_pattern(name):
+            return name
+        return self._files.real(name)
+
+    def _wrong_alias(self, name: str, real: str) -> ConfigError:
+        places = (("protect", "units"), ("resume", "order"), ("unit", ""))
+        origins = [self.config.origin(*place, name) for place in places]
+        place = next((origin for origin in origins if origin.line), origins[0])
+        if name == real:
+            return place.error(f"{name} is both protected and kept, by an alias in [keep]")
+        return place.error(f"{name} is an alias of {real}, which must not be stopped")

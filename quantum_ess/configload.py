@@ -1,0 +1,201 @@
+"""Configuration files into one Config: merged as systemd merges drop-ins, then checked as a whole.
+
+Lists add up over the files and an empty assignment empties them; anything else is overridden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from quantum_ess import configfile, unitnames
+from quantum_ess import configvalues as values
+from quantum_ess.config import TABLE, UNIT_TABLE, Config, Option, UnitStop
+from quantum_ess.configfile import Assignment, Word
+from quantum_ess.errors import ConfigError
+
+_UNIT = "unit "
+_SECTIONS = list(dict.fromkeys(section for section, _ in TABLE))
+
+
+class Loading:
+    """What has been read so far. Errors are collected, so that all can be shown at once."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._units: dict[str, dict[str, Any]] = {}
+        self._origins: dict[tuple[str, str, str], Word] = {}
+        self._errors: list[ConfigError] = []
+
+    def read(self, path: str) -> None:
+        """Read one more file."""
+        try:
+            assignments = configfile.read(path)
+        except ConfigError as error:
+            self._errors += [error, *error.others]
+            return
+        self.take(assignments)
+
+    def take(self, assignments: Iterable[Assignment]) -> None:
+        """Merge the assignments of one file."""
+        headers: set[str] = set()
+        unit = ""
+        for assignment in assignments:
+            if not assignment.key:
+                unit = self._header(assignment, headers)
+            elif assignment.section.startswith(_UNIT):
+                if unit:
+                    self._assign(assignment, UNIT_TABLE, "unit", unit)
+            elif assignment.section in _SECTIONS:
+                self._assign(assignment, TABLE, assignment.section, "")
+
+    def config(self) -> Config:
+        """The configuration. Raises ConfigError."""
+        units = tuple(UnitStop(name, **stop) for name, stop in self._units.items())
+        config = Config(**self._values, units=units, origins=self._origins)
+        errors = self._errors or list(_conflicts(config))
+        if errors:
+            errors[0].others = tuple(errors[1:])
+            raise errors[0]
+        return config
+
+    def _header(self, header: Assignment, seen: set[str]) -> str:
+        """Check a section header; the unit's name if it is a unit's section."""
+        section, place = header.section, header.place._replace(text=header.section)
+        if not section.startswith(_UNIT):
+            if section not in _SECTIONS:
+                self._errors.append(place.error(_unknown_section(section)))
+            return ""
+        try:
+            name = values.protected_unit(section.removeprefix(_UNIT).strip())
+            if name in seen:
+                raise ValueError(f"[{_UNIT}{name}] is here twice; put its keys together")
+        except ValueError as error:
+            self._errors.append(place.error(str(error)))
+            return ""
+        seen.add(name)
+        self._units.setdefault(name, {})
+        self._origins.setdefault(("unit", "", name), place)
+        return name
+
+    def _assign(
+        self,
+        assignment: Assignment,
+        table: dict[tuple[str, str], tuple[str, Option]],
+        section: str,
+        unit: str,
+    ) -> None:
+        row = table.get((section, assignment.key))
+        if row is None:
+            message = _unknown_key(section, assignment.key, table)
+            self._errors.append(assignment.place.error(message))
+            return
+        field, option = row
+        target = self._units[unit] if unit else self._values
+        self._origins[section, assignment.key, unit] = assignment.place
+        if option.many:
+            target[field] = self._extended(target.get(field, ()), assignment, option)
+        elif not assignment.text:
+            target.pop(field, None)
+        else:
+            target.update(self._parsed(field, assignment, option))
+
+    def _extended(
+        self, before: tuple[Any, ...], assignment: Assignment, option: Option
+    ) -> tuple[Any, ...]:
+        """The list with the assignment's words added; empty after an empty assignment."""
+        if not assignment.text:
+            return ()
+        found = list(before)
+        for word in assignment.words:
+            try:
+                value = option.parse(word.text)
+            except ValueError as error:
+                self._errors.append(word.error(f"{assignment.key}: {error}"))
+                continue
+            self._origins.setdefault((option.section, option.key, value), word)
+            found.append(value)
+        return tuple(dict.fromkeys(found))
+
+    def _parsed(self, field: str, assignment: Assignment, option: Option) -> dict[str, Any]:
+        try:
+            return {field: option.parse(assignment.text)}
+        except ValueError as error:
+            self._errors.append(assignment.place.error(f"{assignment.key}: {error}"))
+            return {}
+
+
+def _unknown_section(section: str) -> str:
+    known = [*_SECTIONS, "unit NAME"]
+    if section == "unit":
+        return "[unit] lacks the unit's name: [unit NAME]"
+    return f"[{section[:40]}] is not a section{_nearest(section, known, '[{}]')}"
+
+
+def _unknown_key(section: str, key: str, table: dict[tuple[str, str], Any]) -> str:
+    here = [name for where, name in table if where == section]
+    elsewhere = [where for where, name in (*TABLE, *UNIT_TABLE) if name == key]
+    if elsewhere and key not in here:
+        return f"{key!r} is not a key of [{section}]; it belongs in [{elsewhere[0]}]"
+    return f"{key[:40]!r} is not a key of [{section}]{_nearest(key, here, '{!r}')}"
+
+
+def _nearest(word: str, known: list[str], form: str) -> str:
+    from difflib import get_close_matches  # only errors pay for it
+
+    near = get_close_matches(word.lower(), known, 1)
+    if near:
+        return f"; did you mean {form.format(near[0])}?"
+    return "; expected " + " or ".join(form.format(name) for name in known)
+
+
+def _conflicts(config: Config) -> Iterator[ConfigError]:
+    """What no single line shows to be wrong."""
+    if not config.protect:
+        place = config.origin("protect", "units", "")
+        yield place.error("[protect] units is empty: nothing would be stopped")
+    yield from _kept(config)
+    yield from _strangers(config)
+    yield from _graces(config)
+
+
+def _kept(config: Config) -> Iterator[ConfigError]:
+    """Protected and kept: a kept name only wins over a pattern that takes it in."""
+    for name in config.protect:
+        for kept in config.keep:
+            if unitnames.matches(kept, name):
+                here = config.origin("protect", "units", name)
+                there = config.origin("keep", "units", kept)
+                place, other = (here, there) if here.line else (there, here)
+                by = "" if kept == name else f" (by {kept})"
+                where = f"{other.file}:{other.line}" if other.line else other.file
+                yield place.error(f"{name} is both protected and kept{by}, see {where}")
+
+
+def _strangers(config: Config) -> Iterator[ConfigError]:
+    """Names that only make sense for a protected unit."""
+    for name in config.order:
+        if not config.covers(name) or config.kept(name):
+            place = config.origin("resume", "order", name)
+            yield place.error(f"order: {name} is not protected")
+    for stop in config.units:
+        taken_in = any(unitnames.matches(stop.name, name) for name in config.protect)
+        if not (config.covers(stop.name) or taken_in) or config.kept(stop.name):
+            place = config.origin("unit", "", stop.name)
+            yield place.error(f"[unit {stop.name}]: not protected")
+
+
+def _graces(config: Config) -> Iterator[ConfigError]:
+    """A grace that is never given, and category 1 without one."""
+    needs = f"stop category 1 needs a grace, up to {values.shown(1.5)}"
+    if config.stop_category and not config.grace:
+        yield config.origin("stop", "stop_category", "").error(needs)
+    for stop in config.units:
+        category = config.stop_category if stop.stop_category is None else stop.stop_category
+        grace = config.grace if stop.grace is None else stop.grace
+        if category and not grace:
+            key = "grace" if stop.grace == 0 else "stop_category"
+            yield config.origin("unit", key, stop.name).error(needs)
+        elif stop.grace and not category:
+            place = config.origin("unit", "grace", stop.name)
+            yield place.error("grace only has an effect with stop_category = 1")

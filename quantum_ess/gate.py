@@ -1,0 +1,149 @@
+"""The gate as text: the drop-ins that make PID 1 refuse a protected unit while ESS is latched.
+
+Two halves. ``AssertPathExists=!`` refuses every start job, loudly, but systemd 257 does not ask it
+on an automatic restart; ``ExecCondition=`` runs then too. See docs/design.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantum_ess import unitnames
+from quantum_ess.compiler import Compiled
+
+FLAG = "/run/quantum/ESS_ON"
+STATE = "/var/lib/quantum-ess"
+RECORD = STATE + "/latched"
+PATHS = (FLAG, RECORD)
+DROP_IN = "zzz-quantum-ess.conf"
+CONFLICTS = "quantum-ess-halt.target.d/zzz-units.conf"
+PLAN = "quantum-ess.plan"
+_SAYS = "# Written by quantum-ess from its configuration, see quantum-ess.conf(5).\n"
+
+# Asked twice: "+" frees the command from the unit's user and sandbox but not from its mounts, so
+# that TemporaryFileSystem=/run, say, would hide the flag. PID 1's root shows it.
+_UNLATCHED = " -a ".join(f"! -e {view}{path}" for view in ("", "/proc/1/root") for path in PATHS)
+_UNIT = f"""\
+[Unit]
+AssertPathExists=!{FLAG}
+AssertPathExists=!{RECORD}
+RequiresMountsFor={STATE}
+Wants=quantum-ess-held@%n.service
+"""
+_SERVICE = f"""\
+[Service]
+ExecCondition=+/usr/bin/test {_UNLATCHED}
+"""
+_NO_SERVICE = "# No ExecCondition=: it could not see the flag from this service's root directory.\n"
+_SELECTIVE = """\
+[Service]
+ExecCondition=+/bin/sh -c 'case "$$1" in {arms} esac' sh %n
+"""
+_OPEN = _SAYS + "# This unit is not protected: empty, so that a more general gate does not apply.\n"
+
+
+def tree(compiled: Compiled) -> dict[str, str]:
+    """The whole tree: path below the generator's directory to content."""
+    files = {PLAN: compiled.plan(), CONFLICTS: conflicts(compiled.units)}
+    for pattern in compiled.patterns:
+        files.update(_prefix_gate(compiled, pattern))
+    for template in _templates(compiled):
+        files.update(_template_gate(compiled, template))
+    files.update((_path(name), _gate(compiled, name)) for name in compiled.units)
+    return files
+
+
+def full(name: str) -> str:
+    """The gate of a unit of that type: both halves for a service, the first for anything else."""
+    return _SAYS + _UNIT + (_SERVICE if unitnames.unit_type(name) == "service" else "")
+
+
+def _gate(compiled: Compiled, name: str) -> str:
+    """As full(), but without ExecCondition= for a service with its own root directory.
+
+    "+" does not lead out of that, and API file systems are not mounted for it: the command, if it
+    is there at all, sees neither the flag nor /proc. An automatic restart of such a service is
+    ended by the stop job that follows the kill.
+    """
+    return full(name).replace(_SERVICE, _NO_SERVICE if compiled.has_own_root(name) else _SERVICE)
+
+
+def selective(protect: list[str], keep: list[str]) -> str:
+    """A gate for services that looks at the name: these patterns are held, but not those."""
+    arms = [f"{_case(keep)}) ;;"] if keep else []
+    arms.append(f"{_case(protect)}) test {_UNLATCHED} ;;")
+    return _SAYS + _SELECTIVE.format(arms=" ".join(arms))
+
+
+def conflicts(units: tuple[str, ...]) -> str:
+    """What makes PID 1 stop every unit, in one transaction, when the halt target starts."""
+    lines = [f"Conflicts={name}\n" for name in units]
+    return _SAYS + "[Unit]\n" + "".join(lines)
+
+
+def _path(name: str) -> str:
+    return f"{name}.d/{DROP_IN}"
+
+
+def _case(patterns: list[str]) -> str:
+    """Patterns for the shell: no legal character needs quoting in it, and in systemd, but one."""
+    return "|".join(pattern.replace("\\", "?") for pattern in patterns)
+
+
+def _templates(compiled: Compiled) -> list[str]:
+    """Templates with instances to hold: those that exist, those that a pattern spells out."""
+    found = {name for name in compiled.known if unitnames.is_template(name)}
+    for pattern in compiled.patterns:
+        prefix, at, _ = pattern.partition("@")
+        if at and not unitnames.is_pattern(prefix):
+            found.add(f"{prefix}@.{unitnames.unit_type(pattern)}")
+    return sorted(name for name in found if not compiled.excluded(name))
+
+
+def _template_gate(compiled: Compiled, template: str) -> Iterator[tuple[str, str]]:
+    """The gate of instances that nobody knows of yet."""
+    every = template.replace("@.", "@*.")
+    protect = [name for name in compiled.patterns if unitnames.overlap(name, every)]
+    keep = [name for name in compiled.keep if unitnames.overlap(name, every)]
+    keep_patterns = [name for name in keep if unitnames.is_pattern(name)]
+    whole = any(_takes_all(name, template) for name in protect)
+    if whole and not keep_patterns:
+        yield _path(template), _gate(compiled, template)
+        for name in keep:
+            yield _path(name), _OPEN
+    elif unitnames.unit_type(template) == "service":
+        yield _path(template), selective(protect, keep)
+
+
+def _takes_all(pattern: str, template: str) -> bool:
+    """Whether the pattern takes in every instance.
+
+    Without ``?`` and ``[`` it does if it takes in a strange one, which only ``*`` can match.
+    """
+    strange = template.replace("@.", "@\0\0.")
+    return not any(char in pattern for char in "?[") and unitnames.matches(pattern, strange)
+
+
+def _prefix_gate(compiled: Compiled, pattern: str) -> Iterator[tuple[str, str]]:
+    """The gate of units that nobody knows of yet, for a pattern such as ``quantum-*.service``.
+
+    systemd reads ``quantum-.service.d`` for every unit whose name begins so (systemd.unit(5)).
+    What must stay open there gets an empty file of the same name in its own directory.
+    """
+    stem, _, kind = pattern.rpartition(".")
+    if not stem.endswith("-*") or unitnames.is_pattern(stem[:-1]) or "@" in stem:
+        return
+    keep = [name for name in compiled.keep if unitnames.overlap(name, pattern)]
+    if any(map(unitnames.is_pattern, keep)):
+        if kind == "service":
+            own = [f"{prefix}*" for prefix in unitnames.OWN_PREFIXES]
+            yield _path(f"{stem[:-1]}.{kind}"), selective([pattern], [*own, *keep])
+        return
+    yield _path(f"{stem[:-1]}.{kind}"), full(pattern)
+    # A drop-in of an alias counts for the unit behind it, so both names are taken out.
+    open_ = {name for name, stopped in compiled.known.items() if not stopped}
+    for name in (*keep, *open_, *(compiled.real(name) for name in open_)):
+        yield _path(name), _OPEN
+    for prefix in unitnames.OWN_PREFIXES:
+        if prefix.startswith(stem[:-1]):
+            yield _path(f"{prefix.removesuffix('.')}.{kind}"), _OPEN

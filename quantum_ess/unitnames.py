@@ -1,0 +1,190 @@
+"""Unit names and patterns: what is legal, what matches what, what is never to be protected.
+
+After systemd.unit(5); patterns are those of systemctl(1), that is fnmatch(3). Pure functions.
+"""
+
+from __future__ import annotations
+
+import string
+from fnmatch import fnmatchcase
+
+TYPES = ("service", "scope", "slice", "timer", "socket", "path", "target")
+OTHER_TYPES = ("mount", "automount", "swap", "device", "snapshot")
+NAME_MAX = 255
+PROTECTED_MAX = NAME_MAX - len(".d")  # the drop-in directory's name must fit into a file name
+
+OWN_PREFIXES = ("quantum-ess.", "quantum-ess-")
+SYSTEM_PREFIX = "systemd-"
+SYSTEM_UNITS = frozenset(
+    """
+    init.scope -.slice system.slice user.slice machine.slice
+    dbus.service dbus.socket dbus-broker.service
+    systemd-journald.service systemd-logind.service systemd-udevd.service systemd-journald.socket
+    systemd-tmpfiles-clean.timer systemd-ask-password-console.path
+    sysinit.target basic.target sockets.target timers.target paths.target slices.target
+    local-fs.target local-fs-pre.target remote-fs.target swap.target network.target
+    multi-user.target graphical.target default.target rescue.target emergency.target
+    shutdown.target umount.target final.target reboot.target poweroff.target halt.target
+    """.split()
+)
+
+_LEGAL = frozenset(string.ascii_letters + string.digits + ":-_.\\@")
+_GLOB = frozenset("*?[]!")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether the name holds a wildcard."""
+    return any(char in name for char in "*?[")
+
+
+def unit_type(name: str) -> str:
+    """The part after the last dot."""
+    return name.rpartition(".")[2]
+
+
+def template_of(name: str) -> str:
+    """``foo@.service`` for ``foo@x.service``; empty if the name is no instance."""
+    stem, _, kind = name.rpartition(".")
+    prefix, at, instance = stem.partition("@")
+    return f"{prefix}@.{kind}" if at and instance else ""
+
+
+def instance_of(name: str) -> str:
+    """``x`` for ``foo@x.service``; empty if the name is no instance."""
+    return name.rpartition(".")[0].partition("@")[2]
+
+
+def is_template(name: str) -> bool:
+    """Whether the name is ``foo@.service``: a template without an instance."""
+    return name.rpartition(".")[0].partition("@")[1:] == ("@", "")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the name is the pattern or matches it."""
+    return pattern == name or fnmatchcase(name, pattern)
+
+
+def is_own(name: str) -> bool:
+    """Whether the unit, or every unit of the pattern, is one of ESS's own."""
+    return name.startswith(OWN_PREFIXES)
+
+
+def is_system(name: str) -> bool:
+    """Whether the system needs the unit; for a pattern: whether it takes in such a unit."""
+    if is_pattern(name):
+        return any(fnmatchcase(unit, name) for unit in SYSTEM_UNITS)
+    return name in SYSTEM_UNITS or name.startswith(SYSTEM_PREFIX)
+
+
+def normalise(word: str) -> str:
+    """The full unit name or pattern that a word in the configuration stands for.
+
+    A name without a dot means a service. Raises ValueError with what was expected.
+    """
+    name = word if "." in word else word + ".service"
+    pattern = is_pattern(name)
+    _check_characters(word, name, pattern)
+    stem, _, kind = name.rpartition(".")
+    _check_type(word, kind)
+    if not stem or stem.startswith("@"):
+        raise ValueError(f"{word!r} is not a unit name: nothing before the '{name[len(stem)]}'")
+    if is_template(name) and not pattern:
+        whole = name.replace("@.", "@*.")
+        raise ValueError(f"{word!r} is a template; write {whole} for all of its instances")
+    if kind == "slice" and name != "-.slice":
+        _check_slice(word, stem)
+    return name
+
+
+def _check_characters(word: str, name: str, pattern: bool) -> None:
+    if len(name) > NAME_MAX:
+        raise ValueError(
+            f"{word[:40]!r}... is longer than the {NAME_MAX} characters of a unit name"
+        )
+    bad = sorted(set(name) - _LEGAL - (_GLOB if pattern else frozenset()))
+    if bad:
+        comment = "; a comment needs a line of its own" if bad[0] in "#;" else ""
+        raise ValueError(f"{word!r} is not a unit name: {bad[0]!r} is not allowed{comment}")
+    if pattern and "\\" in name:
+        raise ValueError(f"{word!r}: a pattern cannot hold a backslash; write '?' in its place")
+    if pattern:
+        tokens(name)
+
+
+def _check_type(word: str, kind: str) -> None:
+    if kind in TYPES:
+        return
+    allowed = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
+    if kind in OTHER_TYPES:
+        raise ValueError(f"{word!r}: a {kind} is not possible here; expected a {allowed}")
+    raise ValueError(f"{word!r} does not end in a unit type; expected a {allowed}")
+
+
+def _check_slice(word: str, stem: str) -> None:
+    if stem.startswith("-") or stem.endswith("-") or "--" in stem or "@" in stem:
+        raise ValueError(f"{word!r} is not a slice name, see systemd.slice(5)")
+
+
+def tokens(pattern: str) -> list[frozenset[str] | None]:
+    """The pattern as a list: a set of characters for one character, None for ``*``.
+
+    Raises ValueError for a bracket expression that shells and fnmatch(3) would read differently.
+    """
+    found: list[frozenset[str] | None] = []
+    rest = pattern
+    while rest:
+        char, rest = rest[0], rest[1:]
+        if char == "*":
+            found.append(None)
+        elif char == "?":
+            found.append(_LEGAL)
+        elif char == "[":
+            inside, closed, rest = rest.partition("]")
+            found.append(_bracket(pattern, inside if closed else ""))
+        elif char in "]!":
+            raise ValueError(f"{pattern!r}: '{char}' outside of '[...]'")
+        else:
+            found.append(frozenset(char))
+    return found
+
+
+def _bracket(pattern: str, inside: str) -> frozenset[str]:
+    """The characters of ``[inside]``."""
+    negated = inside.startswith("!")
+    body = inside[1:] if negated else inside
+    if not body or set(body) & _GLOB:
+        raise ValueError(f"{pattern!r}: expected '[', characters or ranges, and ']'")
+    chars: set[str] = set()
+    while body:
+        if len(body) > 2 and body[1] == "-":
+            chars.update(char for char in _LEGAL if body[0] <= char <= body[2])
+            body = body[3:]
+        else:
+            chars.add(body[0])
+            body = body[1:]
+    return _LEGAL - chars if negated else frozenset(chars)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some unit name can match both patterns (or is the literal and matches)."""
+    left, right = tokens(one), tokens(other)
+    # row[j]: whether left[i:] and right[j:] have a string in common, from the ends backwards
+    below = _last_row(right)
+    for mine in reversed(left):
+        row = [False] * (len(right) + 1)
+        row[-1] = mine is None and below[-1]
+        for j in range(len(right) - 1, -1, -1):
+            theirs = right[j]
+            if mine is None or theirs is None:
+                row[j] = below[j] or row[j + 1]
+            else:
+                row[j] = bool(mine & theirs) and below[j + 1]
+        below = row
+    return below[0]
+
+
+def _last_row(right: list[frozenset[str] | None]) -> list[bool]:
+    row = [True]
+    for token in reversed(right):
+        row.insert(0, token is None and row[0])
+    return row

@@ -1,0 +1,97 @@
+"""The plan: order of restart, stop categories, aliases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from madeup import Host, of
+
+from quantum_ess.config import load
+from quantum_ess.errors import ConfigError
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_the_default_plan() -> None:
+    assert load([]).plan() == (
+        "quantum-ess-plan 1\n"
+        "protect quantum-ai-engine.service 0 0\n"
+        "protect quantum-execution.service 0 0\n"
+        "protect quantum-apply-layer.service 0 0\n"
+        "protect quantum-governor.service 0 0\n"
+        "keep grafana-server.service\n"
+        "keep quantum-rl-monitor.service\n"
+        "keep redis-server.service\n"
+        "keep prometheus.service\n"
+        "set resume.what running\n"
+        "set resume.settle_ms 500\n"
+        "set resume.timeout_ms 60000\n"
+        "set redis.enabled yes\n"
+        "set redis.url redis://127.0.0.1:6379/0\n"
+        "set redis.timeout_ms 500\n"
+    )
+
+
+def test_plan_in_the_order_of_restart_with_stop_categories(host: Host) -> None:
+    host.configure(
+        "[protect]\nunits = a b q-*\n[keep]\nunits = k\n[resume]\norder = b\n"
+        "[unit q-x]\nstop_category = 1\ngrace = 250ms\n[redis]\nenabled = no\n"
+    )
+    assert host.plan() == [
+        "protect b.service 0 0",
+        "protect a.service 0 0",
+        "protect q-x.service 1 250",
+        "protect q-*.service 0 0",
+        "keep k.service",
+    ]
+    assert "set redis.url -\n" in host.compiled().plan()
+
+
+def test_an_alias_brings_the_unit_behind_it(host: Host) -> None:
+    host.configure("[protect]\nunits = a i@x q-*\n[keep]\nunits = redis\n")
+    host.unit("real.service", "redis-server.service", "other.service", "j@.service")
+    host.alias("a.service", "real.service")
+    host.alias("redis.service", "/etc/systemd/system/redis-server.service")
+    host.alias("q-z.service", "/lib/systemd/system/other.service")
+    host.alias("i@.service", "j@.service")
+    assert host.plan() == [
+        "protect a.service 0 0",
+        "protect real.service 0 0",
+        "protect i@x.service 0 0",
+        "protect j@x.service 0 0",
+        "protect q-*.service 0 0",
+        "protect other.service 0 0",
+        "keep redis.service",
+        "keep redis-server.service",
+    ]
+
+
+def test_a_link_out_of_the_unit_directories_is_no_alias(host: Host) -> None:
+    host.configure("[protect]\nunits = a b c\n")
+    host.alias("a.service", "/opt/trading/engine.service")
+    host.alias("b.service", "/dev/null")
+    host.alias("c.service", "c.service")
+    assert host.plan()[:3] == [f"protect {name}.service 0 0" for name in "abc"]
+
+
+@pytest.mark.parametrize("target", ["redis-server.service", "dbus.service", "quantum-ess.service"])
+def test_an_alias_of_what_must_run_is_refused(host: Host, target: str) -> None:
+    host.configure("[protect]\nunits = a\n")
+    host.alias("a.service", target)
+    with pytest.raises(ConfigError, match=rf"conf:2: a.service is an alias of {target}"):
+        host.compiled()
+
+
+def test_a_kept_alias_keeps_the_unit_behind_it(host: Host) -> None:
+    host.alias("mine.service", "q-real.service")
+    host.unit("q-real.service")
+    host.configure("[protect]\nunits = q-*\n[keep]\nunits = mine\n")
+    assert "Exec" not in of(host.tree(), "q-real.service")
+    assert host.plan()[-1] == "keep q-real.service"
+    host.configure("[protect]\nunits = q-real\n[keep]\nunits = mine\n")
+    with pytest.raises(ConfigError, match=r"conf:2: q-real.service is both protected and kept"):
+        host.compiled()
