@@ -155,12 +155,9 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         ours["running"] = _running(group, outcome, _began(claim, epoch), account)
-    return {**ours, **(existing or {}), **({} if existing is None else _better(claim))}
-
-
-def _better(claim: dict[str, Any]) -> Record:
-    """A record that `halt` wrote knows only that there was a flag; the claim knows who and why."""
-    return {key: claim[key] for key in ("trigger", "reason", "actor") if key in claim}
+    # What `halt` or an interrupted activation has written says when, and no more than we know.
+    first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
+    return {**(existing or {}), **ours, **first}
 
 
 def _default_actor(group: Group, request: Request) -> actor.Actor:

@@ -154,12 +154,22 @@ class Release:
             problem = str(error)
         self._guard()
         if problem:
+            self._yield_to_activation(manager)
             self._give_up(f"{short(name)} did not come up: {problem}", name)
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log(
             "started", f"ESS STARTED SERVICE: {short(name)}", unit=name, duration_usec=usec
         )
         self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
+
+    def _yield_to_activation(self, manager: Manager) -> None:
+        """Before a unit is blamed: is somebody stopping it whose flag we do not see yet?
+
+        Starting quantum-ess.service stops the units by halt.target at once and sets the flag a
+        moment later. Raises Superseded.
+        """
+        stopping = [self.group.halt, self.group.trigger, "quantum-ess.service"]
+        self._wait_at_rest(manager, stopping, 2.0)
 
     def _wait_up(self, manager: Manager, name: str, began: float) -> str:
         """Why the unit is not up and settled, "" if it is."""
