@@ -45,7 +45,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         account.record = _record(group, request, outcome, existing, claim, account)
         account.over = existing is None and _released(group, outcome, account.incident)
         if not account.over:
-            if existing is None or "running" not in existing:
+            if existing is None or "stop_ms" not in existing:
                 _try(account, "record", lambda: record.store(group.record, account.record))
             _witness(group, account)
         flush(group)
@@ -151,10 +151,11 @@ def _record(
         "boot_id": boot_id,
         "stop_ms": round(1000 * outcome.seconds, 1),
     }
-    if existing and "running" in existing:
+    if existing and "stop_ms" in existing:
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
-        ours["running"] = _running(group, outcome, _began(claim, epoch), account)
+        known = (existing or {}).get("running", [])
+        ours["running"] = _running(group, outcome, _began(claim, epoch), known, account)
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}
@@ -184,15 +185,17 @@ def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _running(group: Group, outcome: Outcome, began: float, account: Account) -> list[str]:
+def _running(
+    group: Group, outcome: Outcome, began: float, known: list[str], account: Account
+) -> list[str]:
     """Units that ran when the flag was set, in the order of restart.
 
-    Three witnesses: the cgroups that the kill found alive; systemd's time stamps of units that
-    came to rest since; and a release that this activation broke into. Also clears the `failed`
-    state that the kill itself left behind, and no other.
+    The witnesses: the cgroups that the kill found alive; systemd's time stamps of units that came
+    to rest since; what `halt` saw; and a release that this activation broke into. Also clears the
+    `failed` state that the kill itself left behind, and no other.
     """
     plan = outcome.strike.plan
-    running = set(outcome.strike.hit)
+    running = {*outcome.strike.hit, *known}
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
