@@ -1,0 +1,150 @@
+# quantum-ess: `make` alone lists the targets.
+
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+export PYTHONDONTWRITEBYTECODE = 1
+export DEBIAN_FRONTEND = noninteractive
+
+VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+DEB := dist/quantum-ess_$(VERSION)_all.deb
+VENV := .venv/bin
+
+# What the package is made of; directories too, so that a deletion counts.
+SOURCES := $(shell find debian etc man quantum_ess tests/unit pyproject.toml \
+	-name __pycache__ -prune -o -print)
+SHELL_SCRIPTS := $(filter-out %/quantum-ess,$(wildcard quantum_ess/libexec/*)) \
+	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run
+
+BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev fakeroot \
+	pybuild-plugin-pyproject python3-all python3-daemon python3-hypothesis python3-jeepney \
+	python3-pytest python3-redis python3-setuptools
+TEST_PACKAGES := git groff lintian man-db mandoc mmdebstrap mount procps python3-pip \
+	python3-venv shellcheck strace systemd systemd-container util-linux zstd
+
+# Shell command that installs those of the packages $(1) that are missing.
+missing = $(filter-out $(shell dpkg-query -Wf '$${Package} $${db:Status-Status}\n' $(1) \
+	2>/dev/null | sed -n 's/ installed$$//p'),$(1))
+apt-install = $(if $(call missing,$(1)),apt-get -qq update && \
+	apt-get -qqy install --no-install-recommends $(call missing,$(1)))
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## *\(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+.PHONY: root
+root:
+	@[[ $$EUID = 0 ]] || { echo "make $(MAKECMDGOALS): needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+.PHONY: demo
+demo: root setup deb  ## the product at work on a Debian 13 host, booted for it (SUITE=bookworm: 12)
+	@$(VENV)/python tests/demo.py $(DEB) $(SUITE)
+
+.PHONY: test
+test: root setup deb lint unit host-tests  ## every check and test
+
+.PHONY: install
+install: root  ## install the package on this host (FORCE=1: even if it does not run systemd)
+	@if [[ $$(cat /proc/1/comm) != systemd && -z "$(FORCE)" ]]; then
+		echo "make install: this host's PID 1 is not systemd, so here nothing would stop or hold" >&2
+		echo "anything; 'make install FORCE=1' installs all the same." >&2
+		exit 1
+	fi
+	$(MAKE) --no-print-directory build-setup deb
+	apt-get -qy install --reinstall ./$(DEB)
+
+.PHONY: deb
+deb: $(DEB)  ## build dist/quantum-ess_VERSION_all.deb
+
+# In a copy, so that the checkout stays clean, and in an environment in which
+# no other Python than Debian's can be found.
+$(DEB): $(SOURCES)
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT
+	mkdir "$$tmp/src"
+	tar -c --exclude-vcs --exclude=./dist --exclude=./.venv --exclude=__pycache__ \
+		--exclude='.*_cache' --exclude=.hypothesis . | tar -x -C "$$tmp/src"
+	(cd "$$tmp/src" && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$tmp" LC_ALL=C.UTF-8 \
+		dpkg-buildpackage -us -uc) >"$$tmp/build.log" 2>&1 || { cat "$$tmp/build.log" >&2; exit 1; }
+	rm -rf dist; mkdir dist
+	find "$$tmp" -maxdepth 1 -type f -exec cp -t dist {} +
+	echo "built $@ (log: dist/build.log)"
+
+.PHONY: lint
+lint: lint-python lint-shell lint-man lint-units lint-package  ## format, types, shell, man pages, units, package
+
+.PHONY: lint-python
+lint-python:
+	@PATH=$(CURDIR)/$(VENV):$$PATH
+	ruff format --check .
+	ruff check .
+	mypy quantum_ess tests
+
+.PHONY: lint-shell
+lint-shell:
+	shellcheck $(SHELL_SCRIPTS)
+	shellcheck --shell=bash debian/quantum-ess.bash-completion
+
+# man(1) exits 0 with warnings: what it says counts.
+.PHONY: lint-man
+lint-man:
+	@mandoc -T lint -W warning man/*
+	for page in man/*; do
+		said=$$(man --warnings -E UTF-8 -l -Tutf8 -Z "$$page" 2>&1 >/dev/null)
+		[[ -z $$said ]] || { echo "$$page: $$said" >&2; exit 1; }
+	done
+
+# In a root that holds the package and systemd's own units. Verify does not look for the programs
+# of an "ExecStart=-".
+.PHONY: lint-units
+lint-units: $(DEB)
+	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT
+	dpkg-deb -x $(DEB) "$$root"
+	cd "$$root/usr/lib/systemd/system"
+	units=(quantum-ess*)
+	for program in $$(sed -n 's/^Exec[A-Za-z]*=[-+!:@]*\(\/[^ ]*quantum-ess[^ ]*\).*/\1/p' "$${units[@]}"); do
+		[[ -x $$root$$program ]] || { echo "no such program: $$program" >&2; exit 1; }
+	done
+	cp -an /lib/systemd/system/. .
+	said=$$(systemd-analyze verify --man=no --recursive-errors=no --root="$$root" \
+		"$${units[@]}" 2>&1) && [[ -z $$said ]] || { echo "$$said" >&2; exit 1; }
+
+# Any hint counts but two, which only one of the releases has: Debian 12 asks for an init script for
+# a service without a path or timer of its name, Debian 13 for a Standards-Version that 12 has not.
+.PHONY: lint-package
+lint-package: $(DEB)
+	@said=$$(lintian --allow-root --pedantic -E -I dist/*.changes 2>&1 |
+		grep -Ev ': (package-supports-alternative-init-but-no-init.d-script|out-of-date-standards-version) ' ||
+		true)
+	[[ -z $$said ]] || { echo "$$said" >&2; exit 1; }
+
+.PHONY: unit
+unit:  ## tests that need no host
+	@$(VENV)/python -m pytest -q tests/unit
+
+.PHONY: host-tests
+host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, booted for them (root)
+	@$(VENV)/python -m pytest -q tests/host
+
+.PHONY: bench
+bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop
+	@$(VENV)/python tests/bench.py $(DEB)
+
+.PHONY: setup
+setup: build-setup  ## install what the other targets need (root)
+	@$(call apt-install,$(TEST_PACKAGES))
+	$(MAKE) -s --no-print-directory .venv/ready
+
+.PHONY: build-setup
+build-setup:  ## install what make deb needs (root)
+	@$(call apt-install,$(BUILD_PACKAGES))
+
+.venv/ready: .ci/requirements.txt
+	/usr/bin/python3 -m venv --clear .venv
+	$(VENV)/pip install -q --disable-pip-version-check -r .ci/requirements.txt
+	touch $@
+
+.PHONY: clean
+clean:  ## remove what the other targets made in the checkout
+	rm -rf dist .venv .*_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -r {} +
