@@ -1,0 +1,138 @@
+"""Fixtures: hosts with the package and trading on them, on both Debian releases.
+
+    host        a fresh host: the .deb installed, four normal stand-ins and the kept units running
+    bare_host   a fresh host without the package
+    make_host   makes hosts with the package, for tests that want them otherwise
+
+Each test gets hosts of its own; they boot in a third of a second. Only the package's installation
+is shared: done once a release by apt in a real host, whose disk the others stand on.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pluggy
+import pytest
+
+import remains
+from host import Host
+from roots import RELEASES, root_tree
+from trading import Trading
+
+HostMaker = Callable[[], Host]
+CHECKOUT = Path(__file__).parent.parent
+
+
+def package() -> Path:
+    """The .deb under test: QUANTUM_ESS_DEB, or the newest in dist/; a failure if there is none."""
+    if named := os.environ.get("QUANTUM_ESS_DEB"):
+        return Path(named).resolve(strict=True)
+    built = sorted(CHECKOUT.glob("dist/quantum-ess_*.deb"), key=lambda deb: deb.stat().st_mtime)
+    if not built:
+        pytest.fail("no dist/quantum-ess_*.deb: run `make deb`, or name one in QUANTUM_ESS_DEB")
+    return built[-1]
+
+
+@pytest.fixture(scope="session")
+def deb() -> Path:
+    """The .deb under test."""
+    return package()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No process, mount, cgroup or directory of a host may outlive the session that made it.
+
+    What an earlier run left when it was killed is removed first.
+    """
+    if not any("release" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield
+        return
+    if os.geteuid() != 0:
+        pytest.exit("tests on hosts need root: they mount and boot", returncode=1)
+    remains.remove_all()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    yield
+    assert remains.remove_all() == [], "hosts were left behind"
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    assert [mount for mount in mounts if f"/{remains.PREFIX}{os.getpid()}-" in mount] == []
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Each Debian release in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def layers(release: str, deb: Path) -> Iterator[list[Path]]:
+    """Disk layers of a host of `release` on which apt has installed the .deb."""
+    with Host(release, [root_tree(release)], volatile=True) as maker:
+        maker.install(deb)
+        yield maker.freeze()
+
+
+@pytest.fixture
+def bare_host(release: str, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A running host without the package."""
+    with Host(release, [root_tree(release)]) as host, _journal_on_failure(host, request):
+        yield host
+
+
+@pytest.fixture
+def make_host(
+    release: str, layers: list[Path], request: pytest.FixtureRequest
+) -> Iterator[HostMaker]:
+    """Makes running hosts with the package installed; they end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Host:
+            host = stack.enter_context(Host(release, layers))
+            stack.enter_context(_journal_on_failure(host, request))
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def host(make_host: HostMaker) -> Host:
+    """A running host with the package installed; no trading yet unless `trading` is asked for."""
+    return make_host()
+
+
+@pytest.fixture
+def trading(host: Host) -> Trading:
+    """Four normal stand-ins and the kept units, running on `host`."""
+    trading = Trading(host)
+    trading.start()
+    return trading
+
+
+# The journal of a test's hosts, read before they end and shown if the test failed.
+
+FAILED = pytest.StashKey[bool]()
+
+
+@contextlib.contextmanager
+def _journal_on_failure(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if request.node.stash.get(FAILED, False):
+        try:
+            said = host.journal("-n", "200", "-o", "short-precise")
+        except Exception as error:
+            said = f"(no journal: {error})"
+        print(f"\n--- journal of {host.release}, last 200 lines\n{said}\n--- console\n")
+        print(host.console()[-2000:])
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, "pluggy.Result[pytest.TestReport]", None]:  # no such name in Debian 12
+    """Remember a failure, for the fixtures that end after it."""
+    outcome = yield
+    if outcome.get_result().failed:
+        item.stash[FAILED] = True

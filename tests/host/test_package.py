@@ -1,0 +1,247 @@
+"""Package: no maintainer script ever stops, starts or unlatches trading."""
+
+from pathlib import Path
+
+import pytest
+
+from conftest import HostMaker
+from host import Host
+from kinds import FOUR
+from product import ACTIVE, Ess
+from trading import FLAG, Trading
+from waiting import hold, now_ns, wait_until
+
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer")
+TRIGGERS = ("quantum-ess.service", "quantum-ess-trigger.service")
+CONF = "/etc/quantum-ess/quantum-ess.conf"
+NEWER = "/var/cache/newer.deb"
+
+# What apt may do to an installed package; `upgrade` is to a package of a higher version.
+DEEDS = {
+    "reinstall": ("install", "--reinstall", "/var/cache/{deb}"),
+    "upgrade": ("install", NEWER),
+    "remove": ("remove", "quantum-ess"),
+    "purge": ("purge", "quantum-ess"),
+}
+
+
+@pytest.fixture
+def package(deb: Path) -> str:
+    """The file name of the package, as it lies in the hosts' /var/cache."""
+    return deb.name
+
+
+def make_newer(host: Host, package: str) -> None:
+    """The same package as version 999, in the host."""
+    host.sh(
+        f"dpkg-deb --raw-extract /var/cache/{package} /var/cache/newer;"
+        "sed -i 's/^Version: .*/Version: 999/' /var/cache/newer/DEBIAN/control;"
+        f"dpkg-deb --build --root-owner-group /var/cache/newer {NEWER}"
+    )
+
+
+def states(host: Host, *units: str) -> list[str]:
+    """What `systemctl is-enabled` and `is-active` say of each unit."""
+    enabled = host.run("systemctl", "is-enabled", *units, check=False).stdout.split()
+    active = host.run("systemctl", "is-active", *units, check=False).stdout.split()
+    return [f"{one} {other}" for one, other in zip(enabled, active, strict=True)]
+
+
+def pids(trading: Trading) -> dict[str, int]:
+    """Main PIDs of protected and kept units."""
+    return {unit: trading.host.main_pid(unit) for unit in trading.units} | trading.kept_pids()
+
+
+def test_install_beside_running_trading(bare_host: Host, deb: Path) -> None:
+    """Nothing is touched; the watchers run; what stops trading is neither enabled nor run."""
+    trading = Trading(bare_host)
+    trading.start()
+    before = pids(trading)
+    begun = now_ns()
+    bare_host.install(deb)
+    assert pids(trading) == before
+    assert states(bare_host, *WATCHERS) == ["enabled active"] * 2
+    assert states(bare_host, *TRIGGERS) == ["static inactive"] * 2
+    assert not Ess(bare_host).latched()
+    assert "quantum-ess" not in bare_host.run("systemctl", "--failed").stdout
+    assert trading.born_after(begun) == {}
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str) -> None:
+    host = trading.host
+    make_newer(host, package)
+    before, begun = pids(trading), now_ns()
+    host.apt(*(word.format(deb=package) for word in DEEDS[deed]))
+    hold(lambda: trading.born_after(begun), 0.5, "started or restarted")
+    assert pids(trading) == before
+    assert trading.alive() == list(FOUR)
+    assert not Ess(host).latched()
+    if deed in ("reinstall", "upgrade"):
+        assert states(host, *WATCHERS) == ["enabled active"] * 2
+        assert states(host, *TRIGGERS) == ["static inactive"] * 2
+        pull = trading.pull("flag")
+        trading.assert_stopped(pull.time)
+    else:
+        for unit in FOUR:
+            assert "quantum-ess" not in host.properties(unit, "DropInPaths")["DropInPaths"]
+        host.run("systemctl", "restart", FOUR[0])
+        assert not host.run(
+            "systemctl", "list-units", "--all", "--no-legend", "quantum-ess*"
+        ).stdout
+
+
+@pytest.mark.parametrize("deed", ["reinstall", "upgrade"])
+@pytest.mark.parametrize("way", ["command", "flag"])
+def test_deeds_while_latched(trading: Trading, package: str, deed: str, way: str) -> None:
+    """The latch and its incident outlast the package's files being replaced under them."""
+    host = trading.host
+    make_newer(host, package)
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time, watch=0.1)
+    ess = Ess(host)
+    ess.wait_complete()
+    incident = ess.status()["incident"]
+    begun = now_ns()
+    host.apt(*(word.format(deb=package) for word in DEEDS[deed]))
+    hold(lambda: trading.born_after(begun), 0.5, "started")
+    assert ess.first_line() == ACTIVE
+    assert ess.status()["incident"] == incident
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    assert ess.incidents() == [incident]
+    assert len(ess.named("complete")) == 1
+    ess("deactivate")
+    assert trading.alive() == list(FOUR)
+
+
+@pytest.mark.parametrize("deed", ["remove", "purge"])
+@pytest.mark.parametrize("way", ["command", "flag"])
+def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str) -> None:
+    """It says what to do; and everything that holds the latch is still there and at work."""
+    host = trading.host
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time, watch=0.1)
+    ess = Ess(host)
+    ess.wait_complete()
+    begun = now_ns()
+    refused = host.apt(*DEEDS[deed], check=False)
+    assert refused.returncode != 0
+    assert "quantum-ess deactivate" in refused.stdout + refused.stderr
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    hold(lambda: trading.born_after(begun), 0.5, "started")
+    assert states(host, *WATCHERS) == ["enabled active"] * 2
+    assert ess.first_line() == ACTIVE
+    ess("deactivate")
+    assert trading.alive() == list(FOUR)
+    host.apt(*DEEDS[deed])
+    assert trading.alive() == list(FOUR)
+
+
+def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> None:
+    """A flag left by something else, with trading running: somebody must decide, not apt."""
+    trading = Trading(bare_host)
+    trading.start()
+    bare_host.sh("mkdir -p /run/quantum; touch /run/quantum/ESS_ON")
+    before = pids(trading)
+    said = bare_host.install(deb)
+    assert "quantum-ess activate" in said and "quantum-ess deactivate" in said
+    hold(lambda: set(FOUR) - set(trading.alive()), 1.0, "stopped by an installation")
+    assert pids(trading) == before
+    assert bare_host.exists(FLAG)
+
+
+def test_old_hand_copied_units_are_pointed_out(bare_host: Host, deb: Path) -> None:
+    """Units of the same name in /etc/systemd/system override the package's."""
+    old = "/etc/systemd/system/quantum-ess.path"
+    bare_host.write_file(old, "[Path]\nPathExists=/nowhere\nUnit=quantum-ess-trigger.service\n")
+    said = bare_host.install(deb)
+    assert old in said
+    assert "remove" in said
+
+
+def test_watchers_that_were_disabled_stay_so(trading: Trading, package: str) -> None:
+    host = trading.host
+    make_newer(host, package)
+    host.run("systemctl", "disable", "--now", *WATCHERS)
+    host.apt("install", NEWER)
+    assert states(host, *WATCHERS) == ["disabled inactive"] * 2
+
+
+def test_after_a_purge_nothing_is_left(trading: Trading) -> None:
+    """After a use, too: files, state, units; and a later installation starts afresh."""
+    host = trading.host
+    ess = Ess(host)
+    ess("activate")
+    ess.wait_complete()
+    ess("deactivate")
+    ess.configure("[redis]\nenabled = no\n")
+    host.sh("rm /etc/quantum-ess/quantum-ess.conf.d/test.conf")
+    host.apt("purge", "quantum-ess")
+    for path in ("/etc/quantum-ess", "/var/lib/quantum-ess", "/run/quantum-ess", "/run/quantum"):
+        assert not host.exists(path), path
+    assert (
+        host.sh("find /etc /usr /run /var/lib -name '*quantum-ess*' -o -name '*quantum_ess*'") == ""
+    )
+    assert host.sh("systemctl --failed --no-legend") == ""
+
+
+def test_a_changed_conffile_is_kept(trading: Trading, package: str) -> None:
+    host = trading.host
+    assert CONF in host.run("dpkg-query", "-W", "-f", "${Conffiles}", "quantum-ess").stdout
+    changed = host.read_file(CONF) + "\n# by hand\n"
+    host.write_file(CONF, changed)
+    make_newer(host, package)
+    host.apt("install", NEWER)
+    host.apt("remove", "quantum-ess")
+    assert host.read_file(CONF) == changed
+
+
+def test_what_is_installed(host: Host) -> None:
+    listed = set(host.run("dpkg", "-L", "quantum-ess").stdout.splitlines())
+    for path in (
+        "/usr/bin/quantum-ess",
+        "/usr/lib/systemd/system-generators/quantum-ess-generator",
+        "/usr/share/man/man8/quantum-ess.8.gz",
+        "/usr/share/man/man5/quantum-ess.conf.5.gz",
+        "/usr/share/bash-completion/completions/quantum-ess",
+        *(f"/usr/lib/systemd/system/{unit}" for unit in (*WATCHERS, *TRIGGERS)),
+        "/usr/lib/systemd/system/quantum-ess-watch.service",
+        CONF,
+    ):
+        assert path in listed, path
+        assert host.exists(path), path
+    assert any("tmpfiles.d" in path and path.endswith(".conf") for path in listed)
+    needed = host.run("dpkg-query", "-W", "-f", "${Depends}", "quantum-ess").stdout
+    assert all(f"python3-{name}" in needed for name in ("jeepney", "daemon", "redis"))
+    assert host.sh("stat -c '%a %U:%G' /run/quantum") == "755 root:root\n"
+    assert host.sh("stat -c %i /run/quantum /var/run/quantum | uniq | wc -l") == "1\n"
+    assert (
+        host.run("quantum-ess", "--version")
+        .stdout.strip()
+        .endswith(
+            host.run("dpkg-query", "-W", "-f", "${Version}", "quantum-ess").stdout.split("~")[0]
+        )
+    )
+
+
+def test_tmpfiles_make_the_directory_after_a_boot(make_host: HostMaker) -> None:
+    host = make_host()
+    host.power_cut()
+    assert host.sh("stat -c '%a %U:%G' /run/quantum") == "755 root:root\n"
+    assert states(host, *WATCHERS) == ["enabled active"] * 2
+    wait_until(lambda: host.unit_state("quantum-ess.path") == "active", 5, "the watch")
+
+
+def test_bash_completion(host: Host) -> None:
+    completion = "/usr/share/bash-completion/completions/quantum-ess"
+    ask = f". {completion}; COMP_WORDS=(quantum-ess ''); COMP_CWORD=1; COMP_LINE='quantum-ess '; "
+    ask += (
+        "COMP_POINT=${#COMP_LINE}; f=$(complete -p quantum-ess | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
+    )
+    stub = "_init_completion() { cur=; prev=quantum-ess; words=(quantum-ess ''); cword=1; }; "
+    said = host.run(
+        "bash", "-c", stub + ask + '$f quantum-ess "" quantum-ess; echo "${COMPREPLY[@]}"'
+    )
+    assert {"activate", "deactivate", "status"} <= set(said.stdout.split())

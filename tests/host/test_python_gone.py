@@ -1,0 +1,91 @@
+"""Without Python: PID 1 and a shell stop and hold, and the rest is made up for later."""
+
+import pytest
+
+from host import Host
+from kinds import FOUR, REDIS, ROUNDS
+from product import ACTIVE, Ess
+from trading import FLAG, Trading
+from waiting import hold, wait_until
+
+PYTHON = "/usr/bin/python3"
+
+
+def take_away(host: Host) -> None:
+    """Move every Python of the host out of reach."""
+    host.sh("cd /usr/bin; mkdir /usr/away; for p in python3*; do mv $p /usr/away/; done")
+    assert not host.exists(PYTHON)
+
+
+def give_back(host: Host) -> None:
+    """Undo `take_away`."""
+    host.sh("mv /usr/away/* /usr/bin/")
+    host.run(PYTHON, "-c", "")
+
+
+@pytest.mark.parametrize("way", ["flag", "unit"])
+@pytest.mark.parametrize("kinds", ROUNDS, ids=lambda kinds: "+".join(kinds.values()))
+def test_every_kind_dies_and_stays_down(host: Host, kinds: dict[str, str], way: str) -> None:
+    trading = Trading(host, kinds)
+    trading.start()
+    neighbours = trading.bystanders()
+    take_away(host)
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time)
+    trading.assert_inactive()
+    assert trading.bystanders() == neighbours
+    for verb in ("start", "restart"):
+        assert host.run("systemctl", verb, FOUR[0], check=False).returncode != 0
+    hold(lambda: trading.late(pull.time), 0.5, "alive again")
+
+
+def test_it_holds_through_daemon_reload_and_a_power_cut(trading: Trading) -> None:
+    """The generator needs Python: without, the last good gate is what it puts in place."""
+    host = trading.host
+    host.run("systemctl", "enable", *FOUR)
+    take_away(host)
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time, watch=0.1)
+    host.run("systemctl", "daemon-reload")
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 5, "the record")
+    flag = host.read_file(FLAG)
+    cut = host.power_cut()
+    hold(lambda: trading.born_after(cut), 1.5, "ran after the boot")
+    assert host.read_file(FLAG) == flag
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    assert trading.born_after(cut) == {}
+
+
+def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
+    """Trail, record and marker are complete once Python is back, and a release works."""
+    host = trading.host
+    ess = Ess(host)
+    take_away(host)
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    assert "ESS ACTIVATION INITIATED" in wait_until(
+        lambda: host.journal("-t", "quantum-ess", "-o", "cat"), 5, "a trail without Python"
+    )
+    give_back(host)
+    ess.wait_event("complete", timeout=15)
+    assert ess.first_line() == ACTIVE
+    assert len(ess.incidents()) == 1
+    marker = ("redis-cli", "GET", "quantum:ess:active")
+    wait_until(lambda: host.run(*marker).stdout.strip(), 10, "the marker")
+    assert host.main_pid(REDIS)
+    ess("deactivate")
+    assert trading.alive() == list(FOUR)
+
+
+def test_removing_the_flag_without_python(trading: Trading) -> None:
+    """Nothing can release: it stays latched by the record, and says so, rather than half open."""
+    host = trading.host
+    take_away(host)
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 5, "the record")
+    host.run("rm", FLAG)
+    hold(lambda: trading.late(pull.time), 6.0, "started")
+    give_back(host)
+    trading.all_running(15)

@@ -1,0 +1,150 @@
+"""Races: a hundred activations at once, and activations at random during deactivations.
+
+The random ones print their seed; QUANTUM_ESS_SEED repeats a run.
+"""
+
+import os
+import random
+
+import pytest
+
+from kinds import FOUR
+from product import DONE, NOT_RELEASED, Ess
+from trading import FLAG, WAYS, Trading
+from waiting import hold, now_ns, wait_until
+
+HUNDRED = 100
+ROUNDS = 12
+
+
+def assert_all_stopped(trading: Trading, ess: Ess) -> None:
+    """Stopped, latched, quiet, and nothing in a bad state."""
+    trading.assert_inactive()
+    ess.wait_idle(30)
+    assert trading.remaining() == {}
+    assert ess.latched() and trading.host.exists(FLAG)
+    assert ess.status()["problems"] == []
+    assert ess.failed_units() == ""
+    assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+
+
+def test_a_hundred_at_once(trading: Trading) -> None:
+    """All three ways mixed, all released by one event: one incident, everyone succeeds."""
+    host = trading.host
+    ess = Ess(host)
+    calls = {
+        "command": "quantum-ess activate >/dev/null",
+        "unit": "systemctl start quantum-ess.service",
+        "flag": f"touch {FLAG}",
+    }
+    ways = [calls[tuple(WAYS)[n % 3]] for n in range(HUNDRED)]
+    script = "mkfifo /run/gate; "
+    for way in ways:
+        script += f"(read _ </run/gate; {way}; echo $? >>/run/statuses) & "
+    script += "wait"
+    crowd = host.spawn("bash", "-c", script)
+    # Opening the FIFO for writing waits for the readers; closing it lets them all go at once.
+    waiting = "pgrep -fc 'read _ </run/gate' || true"
+    wait_until(lambda: int(host.sh(waiting) or 0) >= HUNDRED, 20, "a hundred at the gate")
+    begun = now_ns()
+    host.sh("exec 3>/run/gate; exec 3>&-")
+    trading.assert_stopped(begun)
+    crowd.communicate(timeout=120)
+    statuses = host.read_file("/run/statuses").split()
+    assert statuses == ["0"] * HUNDRED
+    ess.wait_event("complete", timeout=30)
+    assert_all_stopped(trading, ess)
+    assert len(ess.incidents()) == 1
+    for event in ("initiated", "latched", "complete", "marker-set"):
+        assert len(ess.named(event)) == 1, event
+    assert sorted(e["ESS_UNIT"] for e in ess.named("stopped")) == sorted(FOUR)
+    ess("deactivate")
+    assert trading.alive() == list(FOUR)
+
+
+def test_activations_at_random_during_deactivations(trading: Trading) -> None:
+    """Whatever the moment: it ends stopped, with one incident for each activation that won."""
+    seed = int(os.environ.get("QUANTUM_ESS_SEED", random.randrange(1 << 32)))
+    print(f"QUANTUM_ESS_SEED={seed}")
+    chance = random.Random(seed)
+    host = trading.host
+    ess = Ess(host)
+    ess.configure("[resume]\nsettle = 50ms\n")
+    ess("activate")
+    for n in range(ROUNDS):
+        way = chance.choice(tuple(WAYS))
+        delay = chance.uniform(0, 0.6)
+        by_flag = chance.random() < 0.3
+        print(
+            f"round {n}: {way} {delay:.3f} s into a release by {'flag' if by_flag else 'command'}"
+        )
+        ess.wait_event("complete", len(ess.incidents()), 20)
+        known = len(ess.incidents())
+        release = host.spawn("rm", FLAG) if by_flag else host.spawn("quantum-ess", "deactivate")
+        moment = now_ns() + int(delay * 1e9)
+        wait_until(lambda: now_ns() >= moment, 2, "the moment")  # noqa: B023
+        pull = trading.pull(way)
+        assert pull.status == DONE, pull
+        trading.assert_stopped(pull.time, watch=0.3)
+        release.communicate(timeout=30)
+        assert release.returncode in (DONE, NOT_RELEASED)
+        wait_until(lambda: ess.status()["latch"] == {"flag": True, "record": True}, 20, "a latch")
+        wait_until(
+            lambda: len(ess.named("complete")) == len(ess.incidents()), 20, "a complete trail"
+        )
+        assert_all_stopped(trading, ess)
+        assert known <= len(ess.incidents()) <= known + 1
+    ended = now_ns()
+    hold(lambda: trading.born_after(ended), 6.0, "started again")
+    ess("deactivate")
+    assert trading.alive() == list(FOUR)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_started_during_the_stop(trading: Trading, way: str) -> None:
+    """Somebody who starts units in a loop meanwhile does not get a single one past the gate."""
+    host = trading.host
+    loop = f"while :; do systemctl restart --no-block {' '.join(FOUR)}; done"
+    starters = [host.spawn("sh", "-c", loop) for _ in range(2)]
+    wait_until(lambda: len(trading.processes(FOUR[0])) > 3, 10, "restarts under way")
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time)
+    for starter in starters:
+        os.killpg(starter.pid, 9)
+        starter.communicate()
+    Ess(host).wait_event("complete", timeout=20)
+    trading.assert_inactive()
+
+
+def test_two_deactivations(trading: Trading) -> None:
+    """One does it; the other says so and starts nothing twice."""
+    host = trading.host
+    ess = Ess(host)
+    ess("activate")
+    ess.wait_complete()
+    begun = now_ns()
+    both = [host.spawn("quantum-ess", "deactivate") for _ in range(2)]
+    said = [process.communicate(timeout=30) for process in both]
+    assert sorted(process.returncode for process in both) == [DONE, NOT_RELEASED], said
+    assert trading.alive() == list(FOUR)
+    assert set(trading.born_after(begun).values()) == {1}
+
+
+def test_flag_cycles(trading: Trading) -> None:
+    """Forty settings of the flag in a row: no limit is hit that would leave the watch deaf."""
+    host = trading.host
+    ess = Ess(host)
+    host.sh(f"for n in $(seq 40); do touch {FLAG}; rm {FLAG}; done", timeout=60)
+    ess.wait_idle(60)
+    host.run("systemctl", "is-active", "quantum-ess.path", "quantum-ess-watch.path")
+    trading.host.run("systemctl", "start", *FOUR, check=False)
+    wait_until(lambda: not ess.latched(), 20, "an open latch")
+    wait_until(
+        lambda: ess.host.run("systemctl", "start", *FOUR, check=False).returncode == 0,
+        20,
+        "a start",
+    )
+    trading.all_running()
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    assert ess.failed_units() == ""

@@ -1,0 +1,236 @@
+"""Release: deliberate, in order, only what ran before; a unit that fails latches all again."""
+
+import itertools
+
+import pytest
+
+from host import Host
+from kinds import FOUR, KINDS, service, standin
+from product import DONE, INACTIVE, NOT_RELEASED, RECORD, Ess
+from trading import FLAG, WAYS, Trading
+from waiting import hold, now_ns, wait_until
+
+SETTLE = 0.5  # seconds, the default
+RELEASED = 5.0  # seconds: the promise, with default settings
+PICKED_UP = 5.0  # seconds until a removed flag must have been noticed
+BY_TIMER = 5.5  # its period, its accuracy and the start of what it starts
+
+
+@pytest.fixture
+def brisk(trading: Trading) -> Trading:
+    """Stand-ins that settle in a fifth of the time, where the settling is not what is tested."""
+    Ess(trading.host).configure("[resume]\nsettle = 100ms\n")
+    return trading
+
+
+def stopped(trading: Trading, way: str = "command", *more: str) -> Ess:
+    """Activate and wait until all of it is done."""
+    pull = trading.pull(way, *more)
+    trading.assert_stopped(pull.time, watch=0.05)
+    ess = Ess(trading.host)
+    ess.wait_complete()
+    return ess
+
+
+def first_signs(trading: Trading, since: int) -> dict[str, float]:
+    """When each unit first showed life after `since` (ns), in s from then, in that order."""
+    firsts = {
+        unit: min(s.first for s in trading.processes(unit) if s.first > since)
+        for unit in trading.born_after(since)
+    }
+    return {u: (t - since) / 1e9 for u, t in sorted(firsts.items(), key=lambda row: row[1])}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
+    """All four within 5 s, each one up and settled before the next; kept units untouched."""
+    ess = stopped(trading, way)
+    kept = trading.kept_pids()
+    begun = now_ns()
+    done = ess("deactivate", "--reason", "drill is over")
+    took = (now_ns() - begun) / 1e9
+    signs = first_signs(trading, begun)
+    assert list(signs) == list(FOUR)
+    starts = list(signs.values())
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    assert min(gaps) >= SETTLE, signs
+    assert took < RELEASED
+    assert trading.alive() == list(FOUR)
+    assert done.stdout.splitlines()[-1] == INACTIVE
+    assert trading.kept_pids() == kept
+    assert not ess.latched()
+    hold(lambda: set(FOUR) - set(trading.alive()), 1.0, "stopped again")
+    assert all(count == 1 for count in trading.born_after(begun).values())
+
+
+def test_after_a_boot_and_however_long(trading: Trading) -> None:
+    """As fast for units that were down since before the boot, and with a record a month old."""
+    host = trading.host
+    ess = stopped(trading)
+    host.power_cut()
+    host.sh(f"sed -i 's/20[0-9][0-9]-/2024-/' {RECORD}; touch -d '-30 days' {RECORD} {FLAG}")
+    begun = now_ns()
+    ess("deactivate")
+    assert (now_ns() - begun) / 1e9 < RELEASED
+    assert list(first_signs(trading, begun)) == list(FOUR)
+    assert trading.alive() == list(FOUR)
+
+
+def test_only_what_ran_before(brisk: Trading) -> None:
+    host = brisk.host
+    idle = FOUR[1]
+    host.run("systemctl", "stop", idle)
+    host.run("systemctl", "enable", *FOUR)
+    ess = stopped(brisk)
+    begun = now_ns()
+    ess("deactivate")
+    assert list(first_signs(brisk, begun)) == [unit for unit in FOUR if unit != idle]
+    hold(lambda: idle in brisk.born_after(begun), 1.0, "started, though it did not run before")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_removing_the_flag_releases(brisk: Trading, way: str) -> None:
+    ess = stopped(brisk, way)
+    begun = now_ns()
+    brisk.host.run("rm", "/var/run/quantum/ESS_ON")
+    wait_until(lambda: brisk.born_after(begun), PICKED_UP, "a release after the flag's removal")
+    wait_until(lambda: len(brisk.born_after(begun)) == 4, RELEASED, "all four")
+    assert list(first_signs(brisk, begun)) == list(FOUR)
+    wait_until(lambda: not ess.latched(), 5, "an open latch")
+    ess.wait_event("released")
+    hold(lambda: set(FOUR) - set(brisk.alive()), 1.0, "stopped again")
+
+
+def test_the_timer_alone_notices_the_flag(brisk: Trading) -> None:
+    """The fallback for the day when the path units are dead: set and removed, one period later."""
+    host = brisk.host
+    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path")
+    pull = brisk.pull("flag")
+    wait_until(lambda: not brisk.remaining(), BY_TIMER, "a stop by the timer")
+    assert brisk.last_sign_of_life() - pull.time < BY_TIMER * 1e9
+    Ess(host).wait_event("complete")
+    Ess(host).wait_idle()
+    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path")
+    begun = now_ns()
+    host.run("rm", FLAG)
+    wait_until(lambda: brisk.born_after(begun), BY_TIMER, "a release by the timer")
+
+
+def test_no_start_only_releases(brisk: Trading) -> None:
+    ess = stopped(brisk)
+    begun = now_ns()
+    done = ess("deactivate", "--no-start")
+    assert done.stdout.splitlines()[-1] == INACTIVE
+    assert not ess.latched()
+    hold(lambda: brisk.born_after(begun), 6.0, "started after --no-start")
+    brisk.host.run("systemctl", "start", *FOUR)
+    brisk.all_running()
+
+
+def test_not_active(trading: Trading) -> None:
+    """A deactivation of what is not active succeeds and starts nothing."""
+    trading.host.run("systemctl", "stop", FOUR[0])
+    begun = now_ns()
+    done = Ess(trading.host)("deactivate")
+    assert done.returncode == DONE
+    assert INACTIVE in done.stdout
+    hold(lambda: trading.born_after(begun), 1.0, "started")
+
+
+@pytest.mark.parametrize("how", ["command", "flag"])
+@pytest.mark.parametrize("which", [0, 2])
+def test_one_that_fails_latches_everything_again(brisk: Trading, which: int, how: str) -> None:
+    bad = FOUR[which]
+    ess = stopped(brisk)
+    brisk.write_unit(bad, KINDS["cannot-start"])
+    brisk.host.run("systemctl", "daemon-reload")
+    begun = now_ns()
+    if how == "command":
+        done = ess("deactivate", check=False)
+        assert done.returncode == NOT_RELEASED
+        assert bad.removesuffix(".service") in done.stderr
+        assert "exit-code" in done.stderr
+        assert INACTIVE not in done.stdout
+    else:
+        brisk.host.run("rm", FLAG)
+    failure = ess.wait_event("release-failed")[-1]
+    assert bad.removesuffix(".service") in failure["MESSAGE"]
+    wait_until(lambda: not brisk.remaining(), 2, "a stop of what had been started")
+    assert set(brisk.born_after(begun)) == set(FOUR[: which + 1])
+    ess.wait_idle()
+    assert brisk.host.exists(FLAG) and brisk.host.exists(RECORD)
+    assert brisk.host.run("systemctl", "start", FOUR[3], check=False).returncode != 0
+    ended = now_ns()
+    hold(lambda: brisk.born_after(ended), 1.0, "running while latched again")
+
+    brisk.write_unit(bad, KINDS["normal"])
+    brisk.host.run("systemctl", "daemon-reload")
+    ess("deactivate")
+    assert brisk.alive() == list(FOUR)
+
+
+def test_one_that_dies_while_it_settles(trading: Trading) -> None:
+    """Up is not enough: it must stay up for the settle time."""
+    ess = stopped(trading)
+    trading.write_unit(FOUR[1], service(standin("sleep", "0.2"), "Restart=always"))
+    trading.host.run("systemctl", "daemon-reload")
+    done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED
+    assert FOUR[1].removesuffix(".service") in done.stderr
+    assert trading.remaining() == {}
+    assert ess.latched()
+
+
+def test_configured_order_settle_and_selection(host: Host) -> None:
+    trading = Trading(host)
+    order = [FOUR[3], FOUR[0], FOUR[2], FOUR[1]]
+    resume = f"[resume]\norder = {FOUR[3]} {FOUR[0]} {FOUR[2]}\nsettle = 100ms\nwhat = enabled\n"
+    Ess(host).configure(resume)
+    host.run("systemctl", "enable", FOUR[3], FOUR[0], FOUR[1])
+    trading.start()
+    ess = stopped(trading)
+    begun = now_ns()
+    ess("deactivate")
+    took = (now_ns() - begun) / 1e9
+    assert list(first_signs(trading, begun)) == [unit for unit in order if unit != FOUR[2]]
+    assert took < 4 * SETTLE
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_activation_in_the_middle_wins(trading: Trading, way: str) -> None:
+    ess = stopped(trading)
+    begun = now_ns()
+    release = trading.host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: FOUR[1] in trading.born_after(begun), 5, "half a release")
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time)
+    _, said = release.communicate(timeout=30)
+    assert release.returncode == NOT_RELEASED
+    assert "activation" in said
+    trading.assert_inactive()
+    assert ess.latched()
+    ess.wait_idle()
+    assert trading.born_after(pull.time + 2_000_000_000) == {}
+
+    begun = now_ns()
+    ess("deactivate")
+    assert list(first_signs(trading, begun)) == list(FOUR)
+
+
+def test_release_is_repeatable(trading: Trading) -> None:
+    """Ten cycles in a row: nothing wears out, no start limit is hit, no incident is shared."""
+    ess = Ess(trading.host)
+    ess.configure("[resume]\nsettle = 0\n")
+    for cycle in range(10):
+        way = tuple(WAYS)[cycle % 3]
+        stopped_at = trading.pull(way)
+        trading.assert_stopped(stopped_at.time, watch=0)
+        ess.wait_event("complete", cycle + 1)
+        if cycle % 2:
+            trading.host.run("rm", FLAG)
+        else:
+            ess("deactivate")
+        ess.wait_event("released", cycle + 1)
+        trading.all_running()
+    assert len(ess.incidents()) == 10
+    assert ess.failed_units() == ""

@@ -1,0 +1,99 @@
+"""Debian root trees for the test hosts, made once by mmdebstrap and kept.
+
+A tree is only ever the lower layer of an overlay, so nothing that a host does changes it. It is
+stored under a name that contains the hash of its recipe: another recipe is another tree.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+RELEASES = ("bookworm", "trixie")  # Debian 12 with systemd 252, Debian 13 with systemd 257
+
+INCLUDE = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "python3",
+    "redis-server",  # a kept unit, and the marker's home
+    "procps",
+    "strace",  # to make a system call fail where a test wants it
+    "sudo",  # the audit trail names who stood behind it
+    "apt-utils",
+)
+DEPENDENCIES = ("python3-jeepney", "python3-daemon", "python3-redis")
+
+# A host has no network: apt finds the dependencies of the .deb in its own cache or not at all.
+# They are downloaded, not installed: that they get installed is the package's to declare.
+DOWNLOAD = "apt-get -y -d --no-install-recommends install " + " ".join(DEPENDENCIES)
+RECIPE = (
+    "--variant=minbase",
+    "--include=" + ",".join(INCLUDE),
+    "--skip=cleanup/apt/lists",
+    "--skip=cleanup/apt/cache",
+    f'--customize-hook=chroot "$1" {DOWNLOAD}',
+)
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def cache_directory() -> Path:
+    """Where trees and built tools are kept: QUANTUM_ESS_TEST_CACHE, or a place under /var/cache."""
+    return Path(os.environ.get("QUANTUM_ESS_TEST_CACHE", "/var/cache/quantum-ess-tests"))
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One builder at a time in `directory`; the lock goes with the process that holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def root_tree(release: str) -> Path:
+    """The root tree of `release`, built now if it is not there (20 s); raises CalledProcessError.
+
+    An interrupted build leaves only a `tmp.*` directory, which the next build removes.
+    """
+    key = hashlib.sha256("\n".join((release, *RECIPE)).encode()).hexdigest()[:12]
+    tree = cache_directory() / f"{release}-{key}"
+    with locked(cache_directory()):
+        if not tree.is_dir():
+            _build(release, tree)
+    return tree
+
+
+def _build(release: str, tree: Path) -> None:
+    for left in tree.parent.glob("tmp.*"):
+        shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix="tmp.", dir=tree.parent))
+    # In a mount namespace of its own no mount of an interrupted build can stay behind.
+    command = ("unshare", "--mount", "--propagation=private", "mmdebstrap", *RECIPE)
+    subprocess.run(
+        (*command, "--format=directory", release, str(temporary / "root")),
+        check=True,
+        env=os.environ | {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
+    )
+    (temporary / "root").rename(tree)
+    temporary.rmdir()
+
+
+def standin_binary() -> Path:
+    """The stand-in for a trading service, compiled static so that it runs on every release."""
+    source = Path(__file__).with_name("standin.c")
+    key = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    binary = cache_directory() / f"standin-{key}"
+    with locked(cache_directory()):
+        if not binary.exists():
+            temporary = binary.with_suffix(".tmp")
+            options = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static")
+            command = ("gcc", *options, "-o", str(temporary), str(source))
+            subprocess.run(command, check=True)
+            temporary.rename(binary)
+    return binary
