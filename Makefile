@@ -14,7 +14,7 @@ VENV := .venv/bin
 # What the package is made of; directories too, so that a deletion counts.
 SOURCES := $(shell find debian etc man quantum_ess tests/unit pyproject.toml \
 	-name __pycache__ -prune -o -print)
-SHELL_SCRIPTS := $(filter-out %/quantum-ess,$(wildcard quantum_ess/libexec/*)) \
+SHELL_SCRIPTS := $(filter-out %/controller,$(wildcard quantum_ess/libexec/*)) \
 	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run
 
 BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev fakeroot \
@@ -82,7 +82,7 @@ lint-python:
 
 .PHONY: lint-shell
 lint-shell:
-	shellcheck $(SHELL_SCRIPTS)
+	shellcheck -x $(SHELL_SCRIPTS)
 	shellcheck --shell=bash debian/quantum-ess.bash-completion
 
 # man(1) exits 0 with warnings: what it says counts.

@@ -1,4 +1,4 @@
-"""Entry point. A plain `activate` goes straight to the stop path; all else to the command line."""
+"""Entry point: run the command line, turn every error into one line and an exit status."""
 
 import os
 import sys
@@ -8,13 +8,10 @@ from quantum_ess.errors import EssError
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    argv = sys.argv[1:]
     try:
-        status = _stop(argv) if argv[:1] == ["activate"] else None
-        if status is None:
-            from quantum_ess import cli
+        from quantum_ess import cli
 
-            status = cli.main(argv)
+        status = cli.main(sys.argv[1:])
     except EssError as error:
         for other in (error, *getattr(error, "others", ())):
             _complain(str(other))
@@ -38,36 +35,6 @@ def main() -> None:
         )
         status = 1
     sys.exit(status)
-
-
-def _stop(argv: list[str]) -> int | None:
-    """Stop without an argument parser; None if the arguments are not the plain ones."""
-    reason, trigger = "", "command"
-    rest = iter(argv[1:])
-    for word in rest:
-        key, equals, value = word.partition("=")
-        if key not in ("--reason", "--trigger"):
-            return None
-        if not equals:
-            value = next(rest, "")
-            if not value or value.startswith("-"):
-                return None
-        if key == "--reason":
-            reason = value
-        elif value in ("command", "unit", "flag"):
-            trigger = value
-        else:
-            return None
-    if os.geteuid() != 0:
-        return None
-    from quantum_ess import activate
-    from quantum_ess.group import TRADING
-
-    request = activate.Request(trigger, reason)
-    outcome = activate.activate(TRADING, request)
-    from quantum_ess import cli
-
-    return cli.report(TRADING, request, outcome)
 
 
 def _complain(text: str) -> None:

@@ -166,11 +166,11 @@ def _default_actor(group: Group, request: Request) -> actor.Actor:
 
 
 def _began(claim: dict[str, Any], epoch: float) -> float:
-    """When the flag was set, on the monotonic clock, in seconds."""
-    value = claim.get("monotonic")
-    if isinstance(value, float):
-        return value - 0.005  # read just after the flag was made
-    return time.monotonic() - (time.time() - epoch)
+    """When the flag was set, on the monotonic clock, in seconds; never later than it was."""
+    boottime = claim.get("boottime")
+    if isinstance(boottime, int | float):
+        return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - boottime) - 0.01
+    return time.monotonic() - (time.time() - epoch) - 0.01
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
@@ -219,23 +219,9 @@ def releasing(group: Group) -> list[str]:
 
 
 def _witness(group: Group, account: Account) -> None:
-    """Note that the flag was seen, and give a flag made by hand the form that readers rely on."""
+    """Note that the flag was seen: from now on its absence is a release."""
     _try(account, "run directory", lambda: open(group.seen, "a").close())
-    try:
-        fd = os.open(group.flag, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.fchmod(fd, 0o644)
-        status = os.fstat(fd)
-        if status.st_size == 0:
-            os.write(fd, str(account.record["since"]).encode() + b"\n")
-            # A new mtime would look like one more activation to a release that is under way.
-            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except OSError:
-        pass  # /run is full: an empty flag latches as well as a full one
-    finally:
-        os.close(fd)
+    latch.fill(group)
 
 
 def _try(account: Account, what: str, action: Any) -> None:

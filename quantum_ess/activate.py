@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """Who wants the stop and why. trigger: command, unit, flag, boot or resume."""
+    """Who wants the stop and why. trigger: command, unit, flag, boot or resume.
 
-    __slots__ = ("reason", "trigger")
+    created: libexec/quantum-ess has set the flag for this request, and has killed, at that time
+    (milliseconds of CLOCK_BOOTTIME).
+    """
 
-    def __init__(self, trigger: str = "command", reason: str = "") -> None:
+    __slots__ = ("created", "reason", "trigger")
+
+    def __init__(
+        self, trigger: str = "command", reason: str = "", created: int | None = None
+    ) -> None:
         self.trigger = trigger
         self.reason = reason
+        self.created = created
 
 
 class Strike:
@@ -70,24 +77,35 @@ class Outcome:
 
 def activate(group: Group, request: Request) -> Outcome:
     """Stop every protected unit and latch. Raises nothing: the outcome says what went wrong."""
-    began = time.monotonic()
-    flag = latch.shut(group) if request.trigger != "flag" else latch.found(group)
+    flag = _flag(group, request)
     strike = Strike(plan.read(group))
     strike.blow()
 
     # The first blow has fallen. From here on things may be slow, but everything is bounded.
     outcome = Outcome(flag, strike)
     _claim(group, request, flag)
-    _tell_and_verify(outcome, began + LIMIT)
+    latch.fill(group)
+    _tell_and_verify(outcome, strike.began + LIMIT)
     while request.trigger != "flag" and flag.inode and latch.inode(group) is None:
         # A release that was under way took the flag; the stop wins.
         outcome.flag = flag = latch.shut(group)
         _claim(group, request, flag)
         _tell_and_verify(outcome, time.monotonic() + LIMIT)
-    outcome.seconds = time.monotonic() - began
+    outcome.seconds = time.monotonic() - flag.monotonic
     if flag.error:
         outcome.problems.append(f"flag not set: {flag.error}")
     return outcome
+
+
+def _flag(group: Group, request: Request) -> latch.Flag:
+    """Shut the latch, unless somebody has done it for this request."""
+    if request.trigger == "flag":
+        return latch.found(group)
+    if request.created is not None and latch.inode(group) is not None:
+        flag = latch.Flag(latch.inode(group), True)
+        flag.monotonic -= time.clock_gettime(time.CLOCK_BOOTTIME) - request.created / 1000
+        return flag
+    return latch.shut(group)
 
 
 def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
@@ -102,7 +120,7 @@ def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
         "trigger": request.trigger,
         "reason": request.reason,
         "actor": actor.current(),
-        "monotonic": flag.monotonic,
+        "boottime": time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic() + flag.monotonic,
     }
     path = record.claim_path(group, flag.inode or 0)
     try:

@@ -1,4 +1,4 @@
-"""The command line: arguments, output, exit status; all but the plain stop is reached from here."""
+"""The command line: arguments, output, exit status."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def build() -> argparse.ArgumentParser:
     stop.add_argument(
         "--trigger", choices=("command", "unit", "flag"), default="command", help=argparse.SUPPRESS
     )
+    stop.add_argument("--created", type=int, help=argparse.SUPPRESS)
     go = commands.add_parser("deactivate", help="release, and restart what ran before, in order")
     go.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
     go.add_argument("--no-start", action="store_true", help="only release; start nothing")
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     """Run one command line; returns the exit status. Raises EssError."""
     args = build().parse_args(argv)
     if args.command == "activate":
-        return activate(TRADING, args.trigger, args.reason)
+        return activate(TRADING, args.trigger, args.reason, args.created)
     if args.command == "deactivate":
         return deactivate(TRADING, args.trigger, args.reason, not args.no_start)
     if args.command == "config":
@@ -69,12 +70,14 @@ def need_root(what: str) -> None:
         raise NotPermitted(f"only root may {what}", hint=f"sudo quantum-ess {what}")
 
 
-def activate(group: Group, trigger: str = "command", reason: str = "") -> int:
+def activate(
+    group: Group, trigger: str = "command", reason: str = "", created: int | None = None
+) -> int:
     """Stop, print what came of it, account for it. Raises NotPermitted, NotVerified, Incomplete."""
     need_root("activate")
     from quantum_ess import activate as stop
 
-    request = stop.Request(trigger, reason)
+    request = stop.Request(trigger, reason, created)
     return report(group, request, stop.activate(group, request))
 
 

@@ -9,6 +9,8 @@ import time
 
 from quantum_ess.group import Group
 
+LONG_AGO = 60.0  # seconds; an older flag says nothing of when this activation began
+
 
 class Flag:
     """What setting the flag came to.
@@ -149,8 +151,31 @@ def since(group: Group) -> tuple[str, float]:
 
 
 def found(group: Group) -> Flag:
-    """The flag as somebody else set it. It may be gone by now: it still was set."""
-    return Flag(inode(group), False)
+    """The flag as somebody else set it. It may be gone again by now: it still was set."""
+    flag = Flag(inode(group), False)
+    age = time.time() - since(group)[1]
+    if 0 <= age < LONG_AGO:
+        flag.monotonic -= age
+    return flag
+
+
+def fill(group: Group) -> None:
+    """Give a flag that was set by hand the form that its readers rely on: time, mode 0644."""
+    try:
+        fd = os.open(group.flag, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.fchmod(fd, 0o644)
+        status = os.fstat(fd)
+        if status.st_size == 0 and stat.S_ISREG(status.st_mode):
+            os.write(fd, since(group)[0].encode() + b"\n")
+            # A new mtime would look like one more activation to a release that is under way.
+            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except OSError:
+        pass  # /run is full: an empty flag latches as well as a full one
+    finally:
+        os.close(fd)
 
 
 def mark(flag: str) -> tuple[int, int] | None:

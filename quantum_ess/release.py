@@ -58,11 +58,14 @@ class Release:
                 record.store(self._under_way, {**self.record, "running": units})
                 flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
+                if self.mark and self.trigger == "command" and self.mark[1] > 1e9 * _started():
+                    raise Superseded  # the flag was set (again) after this command was given
                 self._open(manager)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 for unit in units:
                     self._start(manager, unit)
                 self._guard()
+            self._finish(began)
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
             if self.trigger == "flag":
@@ -75,15 +78,16 @@ class Release:
             self._give_up(f"systemd: {error}")
         except OSError as error:
             self._give_up(f"{error.filename}: {error.strerror}")
-        self._finish(began)
         return True
 
     def _finish(self, began: float) -> None:
         result = account.Account()
-        with contextlib.suppress(OSError):
-            marker.want(self.group, None, time.time(), self.incident, "")
         with record.lock(self.group.lock, account.LOCK_SECONDS):
-            account.tell_redis(self.trail, self.plan, result)
+            if not self.group.latched():  # else the marker is the activation's
+                with contextlib.suppress(OSError):
+                    marker.want(self.group, None, time.time(), self.incident, "")
+                account.tell_redis(self.trail, self.plan, result)
+        self._guard()
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
         with contextlib.suppress(OSError):
@@ -216,6 +220,14 @@ class Release:
             hint=f"mend it, then: quantum-ess deactivate"
             f"{f' (journalctl -u {unit})' if unit else ''}, or: quantum-ess deactivate --no-start",
         )
+
+
+def _started() -> float:
+    """When this process was started, in epoch seconds, a clock tick late at most (proc(5))."""
+    with open("/proc/self/stat", encoding="ascii") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age + 1 / os.sysconf("SC_CLK_TCK")
 
 
 def _row(manager: Manager, name: str) -> Unit:
