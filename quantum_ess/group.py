@@ -15,16 +15,20 @@ class Group:
     flag: its presence means active (tmpfs, gone after a reboot).
     run: scratch directory on the same tmpfs (claims, lock, plan).
     state: directory that outlives a reboot (record, spool).
+    trigger, halt, watches: the units with which PID 1 holds the latch; a release stops them.
     """
 
-    __slots__ = ("flag", "halt", "run", "state", "trigger")
+    __slots__ = ("flag", "halt", "run", "state", "trigger", "watches")
 
-    def __init__(self, flag: str, run: str, state: str, trigger: str, halt: str) -> None:
+    def __init__(
+        self, flag: str, run: str, state: str, trigger: str, halt: str, watches: tuple[str, ...]
+    ) -> None:
         self.flag = flag
         self.run = run
         self.state = state
         self.trigger = trigger
         self.halt = halt
+        self.watches = watches
 
     @property
     def record(self) -> str:
@@ -81,4 +85,5 @@ TRADING = Group(
     state="/var/lib/quantum-ess",
     trigger="quantum-ess-trigger.service",
     halt="quantum-ess-halt.target",
+    watches=("quantum-ess-watch.path",),
 )

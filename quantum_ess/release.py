@@ -119,7 +119,7 @@ class Release:
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
         self._guard()
-        held = [self.group.trigger, self.group.halt]
+        held = [self.group.trigger, self.group.halt, *self.group.watches]
         for unit in held:
             with contextlib.suppress(Refused):
                 manager.stop(unit, "replace")  # the path unit may want it again in a moment
