@@ -130,11 +130,13 @@ class Trading:
         """When the trigger was last pulled, in ns."""
         return trigger_time(self.host.stamps / TRIGGER)
 
-    def assert_stopped(self, since: int, watch: float = 1.5) -> None:
+    def assert_stopped(self, since: int, watch: float | None = None) -> None:
         """Every process dead within LIMIT of `since` (ns), and none seen for `watch` s from then.
 
-        The watch is longer than the longest RestartSec= among the kinds.
+        By default the watch is longer than the longest RestartSec= among the kinds.
         """
+        if watch is None:
+            watch = 1.4 if "restarts-after-1s" in self.kinds.values() else 0.4
         wait_until(lambda: not self.remaining() or now_ns() > since + LIMIT, 5, "the end")
         hold(lambda: self.late(since), watch, "alive more than 2 s after the trigger")
         hold(lambda: self.alive() and now_ns() > since + LIMIT, 0.1, "alive")

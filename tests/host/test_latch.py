@@ -90,7 +90,7 @@ def test_no_way_to_start(host: Host, start: str) -> None:
 
     pull = trading.pull("command")
     host.sh(STARTS[start] + " || true")
-    hold(lambda: trading.born_after(pull.time), 1.0, f"started by {start} while latched")
+    hold(lambda: trading.born_after(pull.time), 0.6, f"started by {start} while latched")
     assert host.unit_state(UNIT) in ("inactive", "failed")
     assert Ess(host).latched()
 
@@ -171,7 +171,7 @@ def test_power_cut(host: Host, way: str) -> None:
 
     for _ in range(2):
         cut = host.power_cut()
-        hold(lambda: trading.born_after(cut), 1.5, "ran after the boot")  # noqa: B023
+        hold(lambda: trading.born_after(cut), 1.0, "ran after the boot")  # noqa: B023
         assert trading.states() == dict.fromkeys(FOUR, "inactive")
         assert trading.alive(KEPT) == list(KEPT)
         assert host.read_file(FLAG) == flag

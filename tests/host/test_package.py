@@ -244,3 +244,10 @@ def test_bash_completion(host: Host) -> None:
         "bash", "-c", stub + ask + '$f quantum-ess "" quantum-ess; echo "${COMPREPLY[@]}"'
     )
     assert {"activate", "deactivate", "status"} <= set(said.stdout.split())
+
+
+def test_exit_statuses_are_documented(host: Host) -> None:
+    page = host.sh("gzip -dc /usr/share/man/man8/quantum-ess.8.gz")
+    section = page.partition("EXIT STATUS")[2].partition(".Sh ")[0]
+    assert [n for n in range(9) if f".It {n}" not in section] == []
+    assert all(word in section for word in ("already", "verified", "permitted", "configuration"))
