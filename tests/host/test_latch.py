@@ -133,7 +133,7 @@ def test_the_kill_alone_is_final(host: Host, kind: str) -> None:
     """The gate without any stop job: PID 1 restarts what was killed, if the gate lets it."""
     trading = Trading(host, dict.fromkeys(FOUR, kind))
     trading.start()
-    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer")
+    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer quantum-ess-sentry")
     host.sh(f"touch {FLAG}")
     killed = now_ns()
     for unit in FOUR:
@@ -145,7 +145,7 @@ def test_the_kill_alone_is_final(host: Host, kind: str) -> None:
 def test_either_half_of_the_latch_holds(host: Host) -> None:
     """The flag alone and the record alone refuse a start, before anyone has reacted to them."""
     trading = Trading(host)
-    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer")
+    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer quantum-ess-sentry")
     for path in (FLAG, RECORD):
         host.sh(f"touch {path}")
         begun = now_ns()

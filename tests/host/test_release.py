@@ -13,6 +13,7 @@ from waiting import hold, now_ns, wait_until
 SETTLE = 0.5  # seconds, the default
 RELEASED = 5.0  # seconds: the promise, with default settings
 PICKED_UP = 5.0  # seconds until a removed flag must have been noticed
+QUICK = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-sentry.service")
 BY_TIMER = 5.5  # its period, its accuracy and the start of what it starts
 
 
@@ -104,13 +105,13 @@ def test_removing_the_flag_releases(brisk: Trading, way: str) -> None:
 def test_the_timer_alone_notices_the_flag(brisk: Trading) -> None:
     """The fallback for the day when the path units are dead: set and removed, one period later."""
     host = brisk.host
-    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path")
+    host.run("systemctl", "stop", *QUICK)
     pull = brisk.pull("flag")
     wait_until(lambda: not brisk.remaining(), BY_TIMER, "a stop by the timer")
     assert brisk.last_sign_of_life() - pull.time < BY_TIMER * 1e9
     Ess(host).wait_event("complete")
     Ess(host).wait_idle()
-    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path")
+    host.run("systemctl", "stop", *QUICK)
     begun = now_ns()
     host.run("rm", FLAG)
     wait_until(lambda: brisk.born_after(begun), BY_TIMER, "a release by the timer")
