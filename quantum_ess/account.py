@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
 
 LOCK_SECONDS = 3.0
+AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 
 
 class Account:
@@ -155,7 +156,7 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        ours["running"] = _running(group, outcome, _began(claim, epoch), known, account)
+        ours["running"] = _running(group, outcome, _began(group, claim, epoch), known, account)
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}
@@ -165,12 +166,22 @@ def _default_actor(group: Group, request: Request) -> actor.Actor:
     return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
 
 
-def _began(claim: dict[str, Any], epoch: float) -> float:
-    """When the flag was set, on the monotonic clock, in seconds; never later than it was."""
-    boottime = claim.get("boottime")
-    if isinstance(boottime, int | float):
-        return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - boottime) - 0.01
-    return time.monotonic() - (time.time() - epoch) - 0.01
+def _began(group: Group, claim: dict[str, Any], epoch: float) -> float:
+    """When the flag was set, on the monotonic clock, in seconds; never later than it was.
+
+    The earliest of what the witnesses say: a repeated activation renews the flag's mtime. But not
+    earlier than the flag's content allows: `began` may be left from a stop before this one.
+    """
+    boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    by_flag = boottime - (time.time() - epoch)
+    witnesses = [by_flag]
+    if isinstance(claim.get("boottime"), int | float):
+        witnesses.append(claim["boottime"])
+    noted = record.text(group.began)
+    if noted.isdigit():
+        witnesses.append(int(noted) / 1000)
+    began = max(min(witnesses), by_flag - AMISS)
+    return time.monotonic() - boottime + began - 0.01
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Group:
         return self.run + "/seen"
 
     @property
+    def began(self) -> str:
+        """When the first blow of this stop fell, in milliseconds of CLOCK_BOOTTIME."""
+        return self.run + "/began"
+
+    @property
     def lock(self) -> str:
         """Held while record and trail are written; never before a kill."""
         return self.run + "/lock"

@@ -118,6 +118,7 @@ class Release:
             record.sync_directory(self.group.state)
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
+                record.remove(self.group.began)
         self._guard()
         held = [self.group.trigger, self.group.halt, *self.group.watches]
         for unit in held:

@@ -82,9 +82,12 @@ def test_every_kind_lives_and_resists_as_named(bare_host: Host, kinds: dict[str,
         *("forks-with-setsid", "still-starting", "reloading"),
     }
     wanted = {unit for unit, kind in kinds.items() if kind in resists}
+    begun = now_ns()
     stop = bare_host.spawn("systemctl", "stop", *kinds)
     easy = set(kinds) - wanted
     wait_until(lambda: not set(trading.alive()) & easy, 5, f"the end of {easy}")
+    late = {unit for unit in wanted if kinds[unit].startswith("exec-stop-")}
+    wait_until(lambda: late <= set(trading.born_after(begun)), 5, "control processes of the stop")
     hold(lambda: wanted - set(trading.alive()), 0.5, "gave in to a plain stop")
     os.killpg(stop.pid, 9)
     stop.communicate()
@@ -139,7 +142,9 @@ def test_nothing_is_left(release: str, end: str) -> None:
             if end in ends:
                 ends[end](host)
             if end == "abandon":
-                assert host.name in remains.remove_all()
+                assert host.name in remains.LIVING
+                host.remains.remove()
+                assert host.name not in remains.LIVING
     except (CommandFailed, KeyboardInterrupt):
         assert end in ("raise", "interrupt")
     assert left() == []

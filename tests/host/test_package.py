@@ -11,7 +11,7 @@ from product import ACTIVE, Ess
 from trading import FLAG, Trading
 from waiting import hold, now_ns, wait_until
 
-WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer")
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
 TRIGGERS = ("quantum-ess.service", "quantum-ess-trigger.service")
 CONF = "/etc/quantum-ess/quantum-ess.conf"
 NEWER = "/var/cache/newer.deb"

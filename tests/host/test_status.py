@@ -158,6 +158,7 @@ def test_says_that_the_flag_is_not_watched(trading: Trading) -> None:
 
 def test_says_that_a_unit_runs_while_active(trading: Trading) -> None:
     host = trading.host
+    host.run("systemctl", "stop", "quantum-ess-sentry")
     with host.frozen():
         host.sh(f"touch {FLAG}")
         said = Ess(host)("status").stdout
