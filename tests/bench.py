@@ -26,8 +26,9 @@ SYSTEMCTL = "systemctl stop"
 COMMAND = "quantum-ess activate"
 FLAG_TOUCHED = "flag"
 FLAG_ALONE = "flag, no Python"
+PID_1_ALONE = "flag, PID 1 alone"  # neither Python nor the sentry: what is left when all else is
 DEACTIVATE = "quantum-ess deactivate"
-STOPS = (SYSTEMCTL, COMMAND, FLAG_TOUCHED, FLAG_ALONE)
+STOPS = (SYSTEMCTL, COMMAND, FLAG_TOUCHED, FLAG_ALONE, PID_1_ALONE)
 
 # What must hold of the medians, as multiples of systemctl stop of the same four in the same run.
 RATIOS = {COMMAND: 1.0, FLAG_ALONE: 1.3}
@@ -48,6 +49,7 @@ class Bench:
             COMMAND: lambda: self._pulled("command"),
             FLAG_TOUCHED: lambda: self._pulled("flag"),
             FLAG_ALONE: self._without_python,
+            PID_1_ALONE: self._by_pid_1,
         }
 
     def run(self, count: int) -> Times:
@@ -87,6 +89,13 @@ class Bench:
         finally:
             self.host.run("mv", "/usr/bin/python3.away", "/usr/bin/python3")
         return time
+
+    def _by_pid_1(self) -> float:
+        self.host.run("systemctl", "stop", "quantum-ess-sentry")
+        try:
+            return self._without_python()
+        finally:
+            self.host.run("systemctl", "start", "quantum-ess-sentry")
 
     def _resume(self, released: bool) -> list[float]:
         """Have the four running again; how long a full release took, if it was one."""
