@@ -10,6 +10,10 @@ def main() -> None:
     """Run the command line and exit with its status."""
     argv = sys.argv[1:]
     try:
+        if argv == ["guard"]:
+            from quantum_ess import guard
+
+            guard.main()
         status = _stop(argv) if argv[:1] == ["activate"] else None
         if status is None:
             from quantum_ess import cli

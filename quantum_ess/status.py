@@ -14,7 +14,7 @@ from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 
-WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer")
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-guard.service")
 Units = dict[str, str]
 
 
@@ -56,7 +56,8 @@ def collect(group: Group) -> dict[str, Any]:
 
 
 def _watch_hint(name: str) -> str:
-    return f"the flag file is not watched; systemctl enable --now {name}"
+    lost = "the flag is seen later" if name.endswith(".service") else "the flag is not watched"
+    return f"{lost}; systemctl enable --now {name}"
 
 
 def _incident(group: Group, problems: list[str]) -> dict[str, Any]:
