@@ -129,7 +129,7 @@ def incident(number: int | None) -> str:
 def since(group: Group) -> tuple[str, float]:
     """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
 
-    A repeated activation renews the mtime, so the earlier of the two is the truth.
+    The mtime is finer than the content, but a repeated activation renews it.
     """
     try:
         mtime = os.lstat(group.flag).st_mtime
@@ -143,7 +143,8 @@ def since(group: Group) -> tuple[str, float]:
     if is_time(text):
         import calendar
 
-        return text, min(mtime, calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
+        written = calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+        return text, mtime if written <= mtime < written + 2 else written
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
 
 

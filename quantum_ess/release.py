@@ -46,8 +46,8 @@ class Release:
     def _under_way(self) -> str:
         return self.group.run + "/releasing"
 
-    def run(self, start: bool) -> None:
-        """Release, and restart unless start is false.
+    def run(self, start: bool) -> bool:
+        """Release, and restart unless start is false; False if a removed flag was set again.
 
         Raises NotReleased: PID 1 does not answer, an activation won, or a unit failed to come up.
         """
@@ -65,6 +65,8 @@ class Release:
                 self._guard()
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
+            if self.trigger == "flag":
+                return False  # nobody waits for an answer, and no unit should fail for this
             raise NotReleased(
                 "an activation arrived during the deactivation and won: ESS is ACTIVE",
                 hint="see who and why: quantum-ess status",
@@ -74,6 +76,7 @@ class Release:
         except OSError as error:
             self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began)
+        return True
 
     def _finish(self, began: float) -> None:
         result = account.Account()
@@ -272,5 +275,4 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool, say: Say) -
             return False
         if trigger == "flag" and os.path.lexists(group.flag):
             return False  # it was set again before we came to it
-        Release(group, trigger, reason, say).run(start)
-        return True
+        return Release(group, trigger, reason, say).run(start)
