@@ -6,7 +6,6 @@ done. So the trail is complete whichever process lives to write it.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -177,12 +176,7 @@ def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
     number = outcome.flag.inode
     if number is None:
         return {}
-    try:
-        with open(record.claim_path(group, number), encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return record.load(record.claim_path(group, number)) or {}
 
 
 def _running(

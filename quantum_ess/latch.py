@@ -40,7 +40,7 @@ def is_time(text: str) -> bool:
         time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
         return False
-    return True
+    return len(text) == 20 and text.isascii()  # strptime takes 2026-1-2 too
 
 
 def shut(group: Group) -> Flag:
@@ -145,6 +145,8 @@ def since(group: Group) -> tuple[str, float]:
 
         written = calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
         return text, mtime if written <= mtime < written + 2 else written
+    if not 0 <= mtime < 253402300800:  # touched with a year of more or less than four digits
+        return now(), time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
 
 
