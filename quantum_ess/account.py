@@ -46,7 +46,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         if not account.over:
             if existing is None or "stop_ms" not in existing:
                 _try(account, "record", lambda: record.store(group.record, account.record))
-            _witness(group, account)
+            _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
         incident, _, stage = record.text(group.logged).partition(" ")
@@ -212,9 +212,14 @@ def releasing(group: Group) -> list[str]:
     return list((found or {}).get("running", []))
 
 
-def _witness(group: Group, account: Account) -> None:
-    """Note that the flag was seen, and give a flag made by hand the form that readers rely on."""
-    _try(account, "run directory", lambda: open(group.seen, "a").close())
+def _witness(group: Group, request: Request, outcome: Outcome, account: Account) -> None:
+    """Note that the flag was seen, and give a flag made by hand the form that readers rely on.
+
+    Not if there never was one, because only the record could be written: the watch would take the
+    flag's absence for a release.
+    """
+    if request.trigger == "flag" or outcome.flag.inode is not None:
+        _try(account, "run directory", lambda: open(group.seen, "a").close())
     try:
         fd = os.open(group.flag, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
