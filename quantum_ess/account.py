@@ -18,8 +18,10 @@ from quantum_ess.trail import NOTICE, Trail, flush, short
 
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
+    from quantum_ess.systemd import Manager
 
 LOCK_SECONDS = 3.0
+NEVER = float("inf")
 
 
 class Account:
@@ -154,7 +156,9 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        ours["running"] = _running(group, outcome, _began(claim, epoch), known, account)
+        gone = request.trigger == "flag" and outcome.flag.inode is None
+        began = NEVER if gone else _began(claim, epoch)
+        ours["running"] = _running(group, outcome, began, known, account)
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}
@@ -194,8 +198,11 @@ def _running(
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager() as manager:
+            if began == NEVER:  # only PID 1 knows when there was a flag
+                path = manager.load(group.trigger)
+                began = _stamp(manager, path, "InactiveExitTimestampMonotonic") - 0.25
             for unit in systemd.covered(manager, plan):
-                stamp = manager.get(unit.path, "Unit", "InactiveEnterTimestampMonotonic") / 1e6
+                stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
                 if stamp >= began or not unit.at_rest:
                     running.add(unit.name)
                 if unit.active == "failed" and unit.name in running:
@@ -204,6 +211,11 @@ def _running(
         account.problems.append(f"units that ran are not fully known: {error}")
     running |= set(releasing(group))
     return sorted(running, key=lambda name: (plan.position(name), name))
+
+
+def _stamp(manager: Manager, path: str, name: str) -> float:
+    """A monotonic time stamp of a unit, in seconds."""
+    return float(manager.get(path, "Unit", name)) / 1e6
 
 
 def releasing(group: Group) -> list[str]:

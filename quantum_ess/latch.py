@@ -87,9 +87,12 @@ def _place(draft: str, flag: str, inode: int) -> Flag:
         return Flag(inode, True)
     except FileExistsError:
         pass
-    mode = os.lstat(flag).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        os.utime(flag, follow_symlinks=False)  # a release that is under way sees it and gives way
+    status = os.lstat(flag)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        # A release that is under way sees another mtime and gives way. It is a little later than
+        # before and not the present: what ran when the flag was first set is told by it.
+        later = status.st_mtime_ns + 1 + time.monotonic_ns() % 100_000
+        os.utime(flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
         return Flag(os.lstat(flag).st_ino, False)
     # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
     os.link(draft, draft + ".new", follow_symlinks=False)
@@ -129,7 +132,7 @@ def incident(number: int | None) -> str:
 def since(group: Group) -> tuple[str, float]:
     """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
 
-    The mtime is finer than the content, but a repeated activation renews it.
+    The mtime is finer than the content, but somebody may have touched the flag again.
     """
     try:
         mtime = os.lstat(group.flag).st_mtime

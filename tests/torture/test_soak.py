@@ -33,7 +33,7 @@ KINDS = ("normal", "restarts-at-once", "ignores-sigterm", "forks-with-setsid")
 AT_REST = f"""
 [ -e {FLAG} ] && flag=1 || flag=0
 [ -e {RECORD} ] && record=1 || record=0
-jobs=$(systemctl list-jobs --no-legend | grep -v {GUARD} | grep -c .)
+jobs=$(systemctl list-jobs --no-legend | grep -v {GUARD} | grep -c . || :)
 echo "$flag$record$jobs"
 """
 
