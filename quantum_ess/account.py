@@ -14,14 +14,14 @@ from quantum_ess import actor, latch, marker, record
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
-from quantum_ess.trail import NOTICE, Trail, flush, short
+from quantum_ess.trail import ACTIVATION, NOTICE, Trail, flush, short
 
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
     from quantum_ess.systemd import Manager
 
 LOCK_SECONDS = 3.0
-NEVER = float("inf")
+RECENT = 2.0  # seconds that the flag's time may be late
 
 
 class Account:
@@ -40,6 +40,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
     """Write record, trail and marker of an activation, once an incident. Raises nothing."""
     account = Account()
     with record.lock(group.lock, LOCK_SECONDS):
+        _try(account, "run directory", lambda: latch.mend_directory(group.run))
         existing = record.load(group.record)
         claim = _claim(group, outcome)
         account.incident = (existing or {}).get("incident") or latch.incident(outcome.flag.inode)
@@ -51,7 +52,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
-        incident, _, stage = record.text(group.logged).partition(" ")
+        incident, stage = logged(group)
         account.first = incident != account.incident
         if account.first:
             _log_stop(trail, outcome, account)
@@ -59,6 +60,8 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _complete(trail, outcome, account)
         elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
             _log_repeated(trail, request, account)
+        if os.path.lexists(group.logged_volatile):
+            _mark_logged(group, account, "complete")  # the disk may take it by now
         account.problems += [f"audit entry lost: {why}" for why in trail.lost]
         if trail.kept:
             account.problems.append(f"journald did not listen: {trail.kept} audit entries kept")
@@ -125,9 +128,20 @@ def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
     trail.log("repeated", "ESS ALREADY ACTIVE", priority=NOTICE)
 
 
+def logged(group: Group) -> tuple[str, str]:
+    """Incident and stage of the last trail: from /run if the disk could not be written."""
+    text = record.text(group.logged_volatile) or record.text(group.logged)
+    incident, _, stage = text.partition(" ")
+    return incident, stage
+
+
 def _mark_logged(group: Group, account: Account, stage: str) -> None:
     data = f"{account.incident} {stage}\n".encode()
-    _try(account, "trail", lambda: record.write(group.logged, data))
+    try:
+        record.write(group.logged, data)
+        record.remove(group.logged_volatile)
+    except OSError:  # kept where it prevents a second trail in this boot
+        _try(account, "trail", lambda: record.write(group.logged_volatile, data))
 
 
 def _record(
@@ -156,9 +170,8 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        gone = request.trigger == "flag" and outcome.flag.inode is None
-        began = NEVER if gone else _began(claim, epoch)
-        ours["running"] = _running(group, outcome, began, known, account)
+        began, exact = _began(claim, epoch), "monotonic" in claim
+        ours["running"] = _running(group, outcome, began, exact, known, account)
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}
@@ -173,7 +186,8 @@ def _began(claim: dict[str, Any], epoch: float) -> float:
     value = claim.get("monotonic")
     if isinstance(value, float):
         return value - 0.005  # read just after the flag was made
-    return time.monotonic() - (time.time() - epoch)
+    # By the flag's time; PID 1 may have begun to stop units a little before that.
+    return time.monotonic() - (time.time() - epoch) - 0.05
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
@@ -184,23 +198,29 @@ def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
 
 
 def _running(
-    group: Group, outcome: Outcome, began: float, known: list[str], account: Account
+    group: Group,
+    outcome: Outcome,
+    began: float,
+    exact: bool,
+    known: list[str],
+    account: Account,
 ) -> list[str]:
     """Units that ran when the flag was set, in the order of restart.
 
-    The witnesses: the cgroups that the kill found alive; systemd's time stamps of units that came
-    to rest since; what `halt` saw; and a release that this activation broke into. Also clears the
-    `failed` state that the kill itself left behind, and no other.
+    The witnesses: the cgroups that the kill found alive, this one's or the guard's; systemd's time
+    stamps of units that came to rest since; what `halt` saw; and a release that this activation
+    broke into. Also clears the `failed` state that the kill itself left behind, and no other.
     """
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
+    struck = record.text(record.struck_path(group, outcome.flag.inode or 0)).split()
+    running.update(unit for unit in struck if plan.match(unit))
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager() as manager:
-            if began == NEVER:  # only PID 1 knows when there was a flag
-                path = manager.load(group.trigger)
-                began = _stamp(manager, path, "InactiveExitTimestampMonotonic") - 0.25
+            if not exact:
+                began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
                 stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
                 if stamp >= began or not unit.at_rest:
@@ -211,6 +231,19 @@ def _running(
         account.problems.append(f"units that ran are not fully known: {error}")
     running |= set(releasing(group))
     return sorted(running, key=lambda name: (plan.position(name), name))
+
+
+def _first_reaction(manager: Manager, group: Group, began: float) -> float:
+    """When PID 1 began to stop units, if that was before the flag's time as it is known.
+
+    Started as a unit, it does so before `halt` sets the flag; and a flag that has gone again has
+    no time at all.
+    """
+    for unit in (ACTIVATION, group.trigger):
+        stamp = _stamp(manager, manager.load(unit), "InactiveExitTimestampMonotonic") - 0.1
+        if began - RECENT < stamp < began:
+            began = stamp
+    return began
 
 
 def _stamp(manager: Manager, path: str, name: str) -> float:

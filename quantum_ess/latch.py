@@ -62,8 +62,8 @@ def shut(group: Group) -> Flag:
 
 
 def _link_flag(group: Group) -> Flag:
-    _mend_directory(os.path.dirname(group.flag))
-    _mend_directory(group.run)
+    mend_directory(os.path.dirname(group.flag))
+    mend_directory(group.run)
     draft = f"{group.run}/.flag.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
@@ -100,8 +100,8 @@ def _place(draft: str, flag: str, inode: int) -> Flag:
     return Flag(inode, True)
 
 
-def _mend_directory(path: str) -> None:
-    """Make sure that path is a directory of its own and not a link to somewhere else."""
+def mend_directory(path: str) -> None:
+    """Make sure that path is a directory of its own, not a link to somewhere else. OSError."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
             return

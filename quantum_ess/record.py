@@ -158,3 +158,8 @@ def text(path: str) -> str:
 def claim_path(group: Group, inode: int) -> str:
     """Where the process that set the flag with that inode says who it is."""
     return f"{group.run}/claim.{inode}"
+
+
+def struck_path(group: Group, inode: int) -> str:
+    """Where the guard says which units it found alive when that flag appeared, one a line."""
+    return f"{group.run}/struck.{inode}"

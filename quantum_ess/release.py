@@ -90,6 +90,7 @@ class Release:
             record.remove(self._under_way)
             if self.mark:
                 record.remove(record.claim_path(self.group, self.mark[0]))
+                record.remove(record.struck_path(self.group, self.mark[0]))
         for note in result.notes:
             self.say(f"note: {note}")
 

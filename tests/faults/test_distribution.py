@@ -1,0 +1,37 @@
+"""Eight times more work than the machine can do: how the time to the last sign of life spreads."""
+
+import pytest
+
+from faults.conftest import Table
+from faults.fault import Fault
+from faults.matrix import KINDS, Measured, Trigger
+from faults.pressure import OVERLOAD
+from faults.services import GUARD_STOPPED
+from host import Host
+from product import Ess
+from trading import WAYS, Trading
+
+STOPS = 10
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("more", [(), (GUARD_STOPPED,)], ids=["guard", "no guard"])
+def test_under_overload(host: Host, table: Table, way: str, more: tuple[Fault, ...]) -> None:
+    """Ten stops in a row of the same services; each within the limit."""
+    trading = Trading(host, KINDS)
+    name = " + ".join((OVERLOAD.name, *(fault.name for fault in more), f"{STOPS} stops"))
+    for fault in more:
+        fault.made(host).__enter__()
+    for _ in range(STOPS):
+        trading.start()
+        trigger = Trigger(trading, *WAYS[way])
+        with OVERLOAD.made(host):
+            trigger.begin()
+            pull = trigger.end()
+            trading.assert_stopped(pull.time, watch=0.1)
+        life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
+        table.add(name, way, Measured(life, pull.status))
+        ess = Ess(host)
+        ess.wait_idle()
+        ess("deactivate", "--no-start")
+        ess.wait_idle()
