@@ -141,9 +141,14 @@ class Soak:
             self.deactivate()
 
     def activate_during_release(self) -> None:
-        """The stop wins."""
-        self.note(delay := f"{self.chance.uniform(0, 0.6):.3f}")
+        """The stop wins over a release that has begun; before that it is the release's to undo."""
+        if not self.latched:
+            self.activate()
+            return
+        self.note(delay := f"{self.chance.uniform(0, 0.5):.3f}")
         release = self.host.spawn("quantum-ess", "deactivate")
+        begun = lambda: self.host.exists(RELEASING) or release.poll() is not None  # noqa: E731
+        wait_until(begun, 20, "a release under way")
         self.pause(float(delay))
         pull = self.trading.pull(self.chance.choice(tuple(WAYS)))
         assert pull.status in (DONE, INCOMPLETE), pull
