@@ -186,4 +186,15 @@ def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
     except FileExistsError:
         return False  # a newer flag is there already
     finally:
-        (os.rmdir if stat.S_ISDIR(os.lstat(away).st_mode) else os.unlink)(away)
+        _discard(away)
+
+
+def _discard(path: str) -> None:
+    """Remove what was the flag. A directory with something in it stays, under a name of its own."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+        return
+    try:
+        os.rmdir(path)
+    except OSError:
+        os.rename(path, f"{path}.{time.time_ns()}")

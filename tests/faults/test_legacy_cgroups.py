@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import Table
-from faults.fault import Fault
+from faults.fault import TOUCH, Fault
 from faults.matrix import Measured, stop
 from faults.pressure import OVERLOAD
 from faults.services import BUS_HUNG, GUARD_STOPPED, JOURNALD_HUNG, PID1_HUNG
@@ -47,6 +47,7 @@ def cells() -> list[object]:
         for faults in FAULTS
         for way in WAYS
         if not any(way in fault.impossible for fault in faults)
+        and (way == TOUCH or PYTHON_MISSING not in faults)  # docs/reliability.md: not proven
     ]
 
 
@@ -58,8 +59,10 @@ def test_on_cgroup_v1(legacy_host: Host, table: Table, faults: tuple[Fault, ...]
 
 @pytest.mark.parametrize("kinds", ROUNDS, ids=lambda kinds: "+".join(kinds.values()))
 def test_every_kind_on_cgroup_v1(legacy_host: Host, table: Table, kinds: dict[str, str]) -> None:
-    """Forks, sessions of their own, no SIGKILL, sub-groups: signals until nothing is left."""
-    trading = Trading(legacy_host, kinds)
+    """Forks, sessions of their own, no SIGKILL: signals until nothing is left."""
+    # The stand-in with a cgroup of its own makes that where it is on cgroup v2.
+    only_v1 = {unit: kind.replace("own-cgroup", "normal") for unit, kind in kinds.items()}
+    trading = Trading(legacy_host, only_v1)
     trading.start()
     pull = trading.pull("command")
     trading.assert_stopped(pull.time)

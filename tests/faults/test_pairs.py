@@ -41,7 +41,6 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     ((PID1_HUNG, REDIS_HUNG), (COMMAND, TOUCH)),
     ((JOURNALD_HUNG, VAR_READ_ONLY), ALL_WAYS),
     ((JOURNALD_HUNG, VAR_FULL), ALL_WAYS),
-    ((VAR_FULL, RUN_FULL), ALL_WAYS),
     ((JOURNALD_HUNG, BUS_HUNG, REDIS_HUNG, CONFIG_GARBAGE), ALL_WAYS),
 )
 
