@@ -1,5 +1,7 @@
 """Eight times more work than the machine can do: how the time to the last sign of life spreads."""
 
+import contextlib
+
 import pytest
 
 from faults.conftest import Table
@@ -20,18 +22,24 @@ def test_under_overload(host: Host, table: Table, way: str, more: tuple[Fault, .
     """Ten stops in a row of the same services; each within the limit."""
     trading = Trading(host, KINDS)
     name = " + ".join((OVERLOAD.name, *(fault.name for fault in more), f"{STOPS} stops"))
-    for fault in more:
-        fault.made(host).__enter__()
-    for _ in range(STOPS):
-        trading.start()
-        trigger = Trigger(trading, *WAYS[way])
-        with OVERLOAD.made(host):
-            trigger.begin()
-            pull = trigger.end()
-            trading.assert_stopped(pull.time, watch=0.1)
-        life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
-        table.add(name, way, Measured(life, pull.status))
-        ess = Ess(host)
-        ess.wait_idle()
-        ess("deactivate", "--no-start")
-        ess.wait_idle()
+    with contextlib.ExitStack() as stack:
+        for fault in more:
+            stack.enter_context(fault.made(host))
+        for _ in range(STOPS):
+            table.add(name, way, one(trading, way))
+
+
+def one(trading: Trading, way: str) -> Measured:
+    """One stop under load, released again without a restart."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.start()
+    trigger = Trigger(trading, *WAYS[way])
+    with OVERLOAD.made(host):
+        trigger.begin()
+        pull = trigger.end()
+        trading.assert_stopped(pull.time, watch=0.1)
+    life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
+    ess.wait_idle()
+    ess("deactivate", "--no-start")
+    ess.wait_idle()
+    return Measured(life, pull.status)
