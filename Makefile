@@ -134,6 +134,14 @@ host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, booted for them (ro
 	run speed || status=1 # by itself: it measures
 	exit $$status
 
+.PHONY: faults
+faults: root setup deb  ## fault matrix on booted hosts (about 20 minutes; ARGS="-m smoke": the key ones)
+	@$(VENV)/python -m pytest -q -p no:cacheprovider tests/faults $(ARGS)
+
+.PHONY: torture
+torture: root setup deb  ## system-call campaign and soak (TORTURE=all: exhaustive, hours; SEED= replays)
+	@$(VENV)/python -m pytest -q -p no:cacheprovider tests/torture
+
 .PHONY: bench
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop
 	@$(VENV)/python tests/bench.py $(DEB)

@@ -25,6 +25,8 @@ def main() -> None:
         _complain("interrupted; see quantum-ess status")
         status = 130
     except Exception as error:  # a defect, but an operator gets a sentence all the same
+        if sys.argv[1:2] == ["activate"]:
+            raise  # the launcher stops without us
         where = error.__traceback__
         while where and where.tb_next:
             where = where.tb_next

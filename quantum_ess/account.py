@@ -6,7 +6,6 @@ done. So the trail is complete whichever process lives to write it.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,16 @@ from quantum_ess import actor, latch, marker, record
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
-from quantum_ess.trail import NOTICE, Trail, flush, short
+from quantum_ess.trail import ACTIVATION, NOTICE, Trail, flush, short
 
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
+    from quantum_ess.systemd import Manager
 
 LOCK_SECONDS = 3.0
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
+RECENT = 2.0  # seconds that a unit's start may have come before its flag
 
 
 class Account:
@@ -41,6 +42,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
     """Write record, trail and marker of an activation, once an incident. Raises nothing."""
     account = Account()
     with record.lock(group.lock, LOCK_SECONDS):
+        _try(account, "run directory", lambda: latch.mend_directory(group.run))
         existing = record.load(group.record)
         claim = _claim(group, outcome)
         account.incident = (existing or {}).get("incident") or latch.incident(outcome.flag.inode)
@@ -49,10 +51,10 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         if not account.over:
             if existing is None or "stop_ms" not in existing:
                 _try(account, "record", lambda: record.store(group.record, account.record))
-            _witness(group, account)
+            _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
-        incident, _, stage = record.text(group.logged).partition(" ")
+        incident, stage = logged(group)
         account.first = incident != account.incident
         if account.first:
             _log_stop(trail, outcome, account)
@@ -60,6 +62,8 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _complete(trail, outcome, account)
         elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
             _log_repeated(trail, request, account)
+        if os.path.lexists(group.logged_volatile):
+            _mark_logged(group, account, "complete")  # the disk may take it by now
         account.problems += [f"audit entry lost: {why}" for why in trail.lost]
         if trail.kept:
             account.problems.append(f"journald did not listen: {trail.kept} audit entries kept")
@@ -126,9 +130,20 @@ def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
     trail.log("repeated", "ESS ALREADY ACTIVE", priority=NOTICE)
 
 
+def logged(group: Group) -> tuple[str, str]:
+    """Incident and stage of the last trail: from /run if the disk could not be written."""
+    text = record.text(group.logged_volatile) or record.text(group.logged)
+    incident, _, stage = text.partition(" ")
+    return incident, stage
+
+
 def _mark_logged(group: Group, account: Account, stage: str) -> None:
     data = f"{account.incident} {stage}\n".encode()
-    _try(account, "trail", lambda: record.write(group.logged, data))
+    try:
+        record.write(group.logged, data)
+        record.remove(group.logged_volatile)
+    except OSError:  # kept where it prevents a second trail in this boot
+        _try(account, "trail", lambda: record.write(group.logged_volatile, data))
 
 
 def _record(
@@ -157,7 +172,8 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        ours["running"] = _running(group, outcome, _began(group, claim, epoch), known, account)
+        began = _began(group, claim, epoch)
+        ours["running"] = _running(group, outcome, began, known, account)
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}
@@ -189,12 +205,7 @@ def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
     number = outcome.flag.inode
     if number is None:
         return {}
-    try:
-        with open(record.claim_path(group, number), encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return record.load(record.claim_path(group, number)) or {}
 
 
 def _running(
@@ -212,8 +223,9 @@ def _running(
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager() as manager:
+            began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
-                stamp = manager.get(unit.path, "Unit", "InactiveEnterTimestampMonotonic") / 1e6
+                stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
                 if stamp >= began or not unit.at_rest:
                     running.add(unit.name)
                 if unit.active == "failed" and unit.name in running:
@@ -224,15 +236,37 @@ def _running(
     return sorted(running, key=lambda name: (plan.position(name), name))
 
 
+def _first_reaction(manager: Manager, group: Group, began: float) -> float:
+    """When PID 1 began to stop units, if that was before the flag's time as it is known.
+
+    Started as a unit, it does so before `halt` sets the flag; and a flag that has gone again has
+    no time at all.
+    """
+    for unit in (ACTIVATION, group.trigger):
+        stamp = _stamp(manager, manager.load(unit), "InactiveExitTimestampMonotonic") - 0.1
+        if began - RECENT < stamp < began:
+            began = stamp
+    return began
+
+
+def _stamp(manager: Manager, path: str, name: str) -> float:
+    """A monotonic time stamp of a unit, in seconds."""
+    return float(manager.get(path, "Unit", name)) / 1e6
+
+
 def releasing(group: Group) -> list[str]:
     """Units that a release under way was going to start, [] if there is none."""
     found = record.load(group.run + "/releasing")
     return list((found or {}).get("running", []))
 
 
-def _witness(group: Group, account: Account) -> None:
-    """Note that the flag was seen: from now on its absence is a release."""
-    _try(account, "run directory", lambda: open(group.seen, "a").close())
+def _witness(group: Group, request: Request, outcome: Outcome, account: Account) -> None:
+    """Note that the flag was seen: from now on its absence is a release.
+
+    Not if there never was one, because only the record could be written.
+    """
+    if request.trigger == "flag" or outcome.flag.inode is not None:
+        _try(account, "run directory", lambda: open(group.seen, "a").close())
     latch.fill(group)
 
 

@@ -151,9 +151,11 @@ def tend(group: Group) -> int:
     from quantum_ess import account, plan, record, trail
 
     if os.path.lexists(group.flag):
-        stage = record.text(group.logged).partition(" ")[2]
+        incident, stage = account.logged(group)
         known = record.load(group.record) or {}
-        if stage != "complete" or known.get("incident", "") not in record.text(group.logged):
+        volatile = os.path.lexists(group.logged_volatile)
+        whole = "stop_ms" in known and known.get("incident") == incident and not volatile
+        if stage != "complete" or not whole:
             return activate(group, "flag")
     with record.lock(group.lock, account.LOCK_SECONDS):
         trail.flush(group)

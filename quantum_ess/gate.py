@@ -21,11 +21,17 @@ PLAN = "quantum-ess.plan"
 _SAYS = "# Written by quantum-ess from its configuration, see quantum-ess.conf(5).\n"
 
 # Asked twice: "+" frees the command from the unit's user and sandbox but not from its mounts, so
-# that TemporaryFileSystem=/run, say, would hide the flag. PID 1's root shows it.
-_UNLATCHED = " -a ".join(f"! -e {view}{path}" for view in ("", "/proc/1/root") for path in PATHS)
+# that TemporaryFileSystem=/run, say, would hide the flag. PID 1's root shows it. -h, as -e follows
+# a symlink and does not see one that dangles.
+_UNLATCHED = " -a ".join(
+    f"! {test} {view}{path}"
+    for view in ("", "/proc/1/root")
+    for test, path in (*(("-e", path) for path in PATHS), ("-h", FLAG))
+)
 _UNIT = f"""\
 [Unit]
 AssertPathExists=!{FLAG}
+AssertPathIsSymbolicLink=!{FLAG}
 AssertPathExists=!{RECORD}
 RequiresMountsFor={STATE}
 Wants=quantum-ess-held@%n.service

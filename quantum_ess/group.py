@@ -46,6 +46,11 @@ class Group:
         return self.state + "/logged"
 
     @property
+    def logged_volatile(self) -> str:
+        """The same, while `logged` can't be written."""
+        return self.run + "/logged"
+
+    @property
     def spool(self) -> str:
         """Audit entries that journald has not taken yet."""
         return self.state + "/spool"
@@ -54,6 +59,11 @@ class Group:
     def pending_marker(self) -> str:
         """Present while Redis does not yet say what it should."""
         return self.state + "/marker-pending"
+
+    @property
+    def pending_marker_volatile(self) -> str:
+        """The same, while `pending_marker` can't be written."""
+        return self.run + "/marker-pending"
 
     @property
     def seen(self) -> str:

@@ -42,7 +42,7 @@ def is_time(text: str) -> bool:
         time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
         return False
-    return True
+    return len(text) == 20 and text.isascii()  # strptime takes 2026-1-2 too
 
 
 def shut(group: Group) -> Flag:
@@ -64,8 +64,8 @@ def shut(group: Group) -> Flag:
 
 
 def _link_flag(group: Group) -> Flag:
-    _mend_directory(os.path.dirname(group.flag))
-    _mend_directory(group.run)
+    mend_directory(os.path.dirname(group.flag))
+    mend_directory(group.run)
     draft = f"{group.run}/.flag.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
@@ -89,9 +89,12 @@ def _place(draft: str, flag: str, inode: int) -> Flag:
         return Flag(inode, True)
     except FileExistsError:
         pass
-    mode = os.lstat(flag).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        os.utime(flag, follow_symlinks=False)  # a release that is under way sees it and gives way
+    status = os.lstat(flag)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        # A release that is under way sees another mtime and gives way. It is a little later than
+        # before and not the present: what ran when the flag was first set is told by it.
+        later = status.st_mtime_ns + 1 + time.monotonic_ns() % 100_000
+        os.utime(flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
         return Flag(os.lstat(flag).st_ino, False)
     # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
     os.link(draft, draft + ".new", follow_symlinks=False)
@@ -99,8 +102,8 @@ def _place(draft: str, flag: str, inode: int) -> Flag:
     return Flag(inode, True)
 
 
-def _mend_directory(path: str) -> None:
-    """Make sure that path is a directory of its own and not a link to somewhere else."""
+def mend_directory(path: str) -> None:
+    """Make sure that path is a directory of its own, not a link to somewhere else. OSError."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
             return
@@ -131,7 +134,7 @@ def incident(number: int | None) -> str:
 def since(group: Group) -> tuple[str, float]:
     """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
 
-    The mtime is finer than the content, but a repeated activation renews it.
+    The mtime is finer than the content, but somebody may have touched the flag again.
     """
     try:
         mtime = os.lstat(group.flag).st_mtime
@@ -147,6 +150,8 @@ def since(group: Group) -> tuple[str, float]:
 
         written = calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
         return text, mtime if written <= mtime < written + 2 else written
+    if not 0 <= mtime < 253402300800:  # touched with a year of more or less than four digits
+        return now(), time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
 
 
@@ -206,4 +211,15 @@ def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
     except FileExistsError:
         return False  # a newer flag is there already
     finally:
-        (os.rmdir if stat.S_ISDIR(os.lstat(away).st_mode) else os.unlink)(away)
+        _discard(away)
+
+
+def _discard(path: str) -> None:
+    """Remove what was the flag. A directory with something in it stays, under a name of its own."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+        return
+    try:
+        os.rmdir(path)
+    except OSError:
+        os.rename(path, f"{path}.{time.time_ns()}")

@@ -7,9 +7,12 @@ must not vanish while latched.
 from __future__ import annotations
 
 import json
+import os
 import threading
+from contextlib import suppress
 from typing import Any
 
+from quantum_ess import latch
 from quantum_ess import record as records
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
@@ -38,7 +41,18 @@ def want(group: Group, since: str | None, timestamp: float, incident: str, reaso
         "reason": reason,
     }
     data = json.dumps({"since": since, "event": event}).encode()
-    records.write(group.pending_marker, data)
+    try:
+        records.write(group.pending_marker, data)
+        records.remove(group.pending_marker_volatile)
+    except OSError:  # a disk that can't be written is no reason to leave Redis wrong
+        records.write(group.pending_marker_volatile, data)
+
+
+def _forget(group: Group) -> None:
+    """Nothing is wanted any more. What can't be removed is said again: that does no harm."""
+    for path in (group.pending_marker_volatile, group.pending_marker):
+        with suppress(OSError):
+            records.remove(path)
 
 
 def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
@@ -52,24 +66,30 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
         if marker is None:
             return "", None
         if plan.options.get("redis.enabled", "yes") != "yes":
-            records.remove(group.pending_marker)
+            _forget(group)
             return "", None
         url = plan.options.get("redis.url", DEFAULT_URL)
         problem = _bounded(url, plan.duration("redis.timeout_ms", 500), marker)
         if problem is None:
-            records.remove(group.pending_marker)
+            _forget(group)
         return "SET" if marker.since else "CLEARED", problem
 
 
 def _wanted(group: Group) -> Marker | None:
+    volatile = os.path.lexists(group.pending_marker_volatile)  # then it is the newer one
+    path = group.pending_marker_volatile if volatile else group.pending_marker
     try:
-        with open(group.pending_marker, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             data = json.load(file)
-        return Marker(data["since"], dict(data["event"]))
+        since, event = data["since"], data["event"]
+        if not isinstance(event, dict) or not (since is None or latch.is_time(since)):
+            raise ValueError("not what `want` writes")
+        return Marker(since, event)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        records.remove(group.pending_marker)  # garbage: the next transition writes it anew
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        with suppress(OSError):
+            records.remove(path)  # garbage: the next transition writes it anew
         return None
 
 
@@ -79,7 +99,10 @@ def _bounded(url: str, seconds: float, marker: Marker) -> str | None:
     thread = threading.Thread(
         target=lambda: result.append(_exchange(url, seconds, marker)), daemon=True
     )
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads to be had
+        return str(error)
     thread.join(2 * seconds + 0.5)
     return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"
 

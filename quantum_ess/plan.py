@@ -7,6 +7,7 @@ Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAM
 from quantum_ess.group import Group
 
 HEADER = "quantum-ess-plan 1"
+LONGEST_GRACE_MS = 1500  # quantum-ess.conf(5); a damaged plan must not put off the kill
 # The four units and four neighbours of the operations card: the last resort when no plan is left.
 BUILT_IN = (
     HEADER
@@ -52,7 +53,7 @@ class Plan:
             word, _, rest = line.partition(" ")
             if word == "protect":
                 name, category, grace = rest.split(" ")
-                self.protect.append(Protected(name, int(category), int(grace) / 1000))
+                self.protect.append(Protected(name, int(category), _grace(grace)))
             elif word == "keep":
                 self.keep.append(rest)
             elif word == "set":
@@ -89,7 +90,16 @@ class Plan:
     def duration(self, key: str, default_ms: int) -> float:
         """An option given in milliseconds, in seconds."""
         value = self.options.get(key, "")
-        return int(value) / 1000 if value.isdigit() else default_ms / 1000
+        if value.isascii() and value.isdigit() and len(value) < 10:
+            return int(value) / 1000
+        return default_ms / 1000
+
+
+def _grace(text: str) -> float:
+    """Seconds of grace. Raises ValueError, also if it is more than the configuration allows."""
+    if not 0 <= int(text) <= LONGEST_GRACE_MS:
+        raise ValueError(f"a grace of {text} ms")
+    return int(text) / 1000
 
 
 def is_own(unit: str) -> bool:

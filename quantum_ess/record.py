@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from quantum_ess import latch
 from quantum_ess.group import Group
 
 VERSION = 1
+LONGEST = 1 << 20  # bytes; the longest argument of a command line (execve(2)) fits, JSON-escaped
+INCIDENT = re.compile(r"[0-9a-z-]{1,64}")
+UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}")  # systemd.unit(5)
 Record = dict[str, Any]
 
 
@@ -58,27 +64,47 @@ def load(path: str) -> Record | None:
         return None
     except OSError:
         return {}
-    with open(fd, "rb") as file:
-        try:
-            data = json.loads(file.read(65536))
-        except (OSError, ValueError, RecursionError):
-            return {}
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            data = json.loads(file.read(LONGEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    finally:
+        os.close(fd)
     return _checked(data) if isinstance(data, dict) else {}
 
 
 def _checked(data: dict[str, Any]) -> Record:
-    """Only what has the type that the rest of the program relies on."""
-    texts = ("incident", "since", "trigger", "reason", "boot_id")
-    kept: Record = {key: data[key] for key in texts if isinstance(data.get(key), str)}
+    """Only what has the type and the range that the rest of the program relies on."""
+    texts = ("trigger", "reason", "boot_id", "invocation")
+    kept: Record = {key: _clean(data[key]) for key in texts if isinstance(data.get(key), str)}
+    if INCIDENT.fullmatch(str(data.get("incident"))) and isinstance(data["incident"], str):
+        kept["incident"] = data["incident"]
+    if isinstance(data.get("since"), str) and latch.is_time(data["since"]):
+        kept["since"] = data["since"]
     if isinstance(data.get("actor"), dict):
-        kept["actor"] = {str(k): v for k, v in data["actor"].items() if isinstance(v, str | int)}
+        kept["actor"] = _actor(data["actor"])
     for key in ("running", "living"):
         if isinstance(data.get(key), list):
-            kept[key] = [unit for unit in data[key] if isinstance(unit, str)]
-    for key in ("stop_ms", "epoch"):
-        if isinstance(data.get(key), int | float):
-            kept[key] = data[key]
+            kept[key] = [u for u in data[key] if isinstance(u, str) and UNIT.fullmatch(u)]
+    for key in ("stop_ms", "epoch", "monotonic"):
+        value = data.get(key)
+        if isinstance(value, int | float) and -1e12 < value < 1e12 and math.isfinite(value):
+            kept[key] = value
     return kept
+
+
+def _actor(data: dict[str, Any]) -> dict[str, str | int]:
+    kept: dict[str, str | int] = {k: _clean(v) for k, v in data.items() if isinstance(v, str)}
+    kept.pop("uid", None)
+    if isinstance(data.get("uid"), int) and 0 <= data["uid"] < 1 << 32:
+        kept["uid"] = data["uid"]
+    return kept
+
+
+def _clean(text: str) -> str:
+    """Without what no terminal and no journal can encode (lone surrogates)."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def store(path: str, record: Record) -> None:

@@ -10,7 +10,6 @@ import time
 from typing import Any, NamedTuple
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
-from jeepney.auth import AuthenticationError
 from jeepney.io.blocking import prep_socket
 
 from quantum_ess.plan import Plan, is_own
@@ -23,6 +22,10 @@ MANAGER = "org.freedesktop.systemd1.Manager"
 
 class Unreachable(Exception):
     """PID 1 could not be asked, or did not answer in time."""
+
+
+class Late(Unreachable):
+    """PID 1 did not answer in time."""
 
 
 class Refused(Exception):
@@ -58,12 +61,15 @@ class Manager:
         self._parser = Parser()
         errors = []
         for address in (SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS):
+            sock = None
             try:
-                self._socket = prep_socket(address, timeout=timeout)
+                self._socket = sock = prep_socket(address, timeout=timeout)
                 self._greet() if address == PRIVATE else self._hello()
                 return
-            except (OSError, AuthenticationError, Unreachable, Refused) as error:
+            except Exception as error:  # also whatever jeepney makes of a bad authentication
                 errors.append(f"{address}: {error}")
+                if sock is not None:
+                    sock.close()
         raise Unreachable("; ".join(errors))
 
     def _greet(self) -> None:
@@ -78,10 +84,10 @@ class Manager:
             try:
                 self.call(new_method_call(address, "Ping"), patience)
                 return
-            except Unreachable:
+            except Late:
                 if time.monotonic() >= deadline:
                     raise
-            patience *= 2
+            patience = min(2 * patience, max(deadline - time.monotonic(), 0.001))
 
     def _hello(self) -> None:
         driver = DBusAddress(
@@ -110,10 +116,14 @@ class Manager:
         late = f"PID 1 did not answer {method} within {timeout:g} s"
         self._serial += 1
         try:
+            data = message.serialise(serial=self._serial)
+        except Exception as error:  # an object path or text that D-Bus can't carry
+            raise Refused(f"{method}: {error!r}") from error
+        try:
             self._socket.settimeout(timeout)
-            self._socket.sendall(message.serialise(serial=self._serial))
+            self._socket.sendall(data)
             while True:
-                reply = self._parser.get_next_message()
+                reply = self._next()
                 if reply is None:
                     self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
                     data = self._socket.recv(65536)
@@ -123,13 +133,18 @@ class Manager:
                 elif reply.header.fields.get(HeaderFields.reply_serial) == self._serial:
                     return _body(reply)
                 if time.monotonic() > deadline:
-                    raise Unreachable(late)
+                    raise Late(late)
         except TimeoutError as error:
-            raise Unreachable(late) from error
+            raise Late(late) from error
         except OSError as error:
             raise Unreachable(f"PID 1: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            raise Unreachable(f"PID 1 sent what is not D-Bus: {error}") from error
+
+    def _next(self) -> Message | None:
+        """The next whole message that has come, None if there is none yet. Raises Unreachable."""
+        try:
+            return self._parser.get_next_message()
+        except Exception as error:  # jeepney trusts its peer: garbage raises whatever comes first
+            raise Unreachable(f"PID 1 sent what is not D-Bus: {error!r}") from error
 
     def wait(self, seconds: float) -> bool:
         """Wait until PID 1 says anything (it signals every job and state change), or time is up.
@@ -140,11 +155,11 @@ class Manager:
             self._socket.settimeout(max(seconds, 0.001))
             data = self._socket.recv(65536)
             self._parser.add_data(data)
-            while self._parser.get_next_message() is not None:
+            while self._next() is not None:
                 pass
         except TimeoutError:
             return True
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError):
+        except (OSError, Unreachable):
             return False
         return bool(data)
 
@@ -154,8 +169,16 @@ class Manager:
 
     def units(self, patterns: list[str]) -> list[Unit]:
         """Loaded units that match any of those names or patterns (fnmatch(3))."""
-        (rows,) = self._manager("ListUnitsByPatterns", "asas", [], patterns)
-        return [Unit(r[0], r[2], r[3], r[4], r[6], r[7]) for r in rows]
+        reply = self._manager("ListUnitsByPatterns", "asas", [], patterns)
+        try:
+            (rows,) = reply
+            units = [Unit(r[0], r[2], r[3], r[4], r[6], r[7]) for r in rows]
+        except (ValueError, LookupError, TypeError) as error:
+            raise Unreachable("PID 1 sent no list of units") from error
+        texts = all(isinstance(text, str) for unit in units for text in unit[:5])
+        if not texts or not all(unit.path.startswith("/") for unit in units):
+            raise Unreachable("PID 1 sent no list of units")
+        return units
 
     def stop(self, unit: str, mode: str = "replace-irreversibly") -> None:
         """Queue a stop job; by default one that no start job can replace."""
@@ -171,13 +194,19 @@ class Manager:
 
     def load(self, unit: str) -> str:
         """Load a unit and return its object path. Raises Refused if there is no such unit."""
-        return str(self._manager("LoadUnit", "s", unit)[0])
+        reply = self._manager("LoadUnit", "s", unit)
+        if not reply or not isinstance(reply[0], str) or not reply[0].startswith("/"):
+            raise Unreachable("PID 1 sent no object path")
+        return reply[0]
 
     def get(self, path: str, interface: str, name: str) -> Any:
         """One property; interface is the last part of its name, e.g. `Unit` or `Service`."""
         address = DBusAddress(path, DESTINATION, "org.freedesktop.DBus.Properties")
         full = f"{DESTINATION}.{interface}"
-        return self.call(new_method_call(address, "Get", "ss", (full, name)))[0][1]
+        reply = self.call(new_method_call(address, "Get", "ss", (full, name)))
+        if not reply or not isinstance(reply[0], tuple) or len(reply[0]) != 2:
+            raise Unreachable("PID 1 sent no property")
+        return reply[0][1]
 
 
 def _body(reply: Message) -> tuple[Any, ...]:

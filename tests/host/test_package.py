@@ -60,7 +60,7 @@ def test_install_beside_running_trading(bare_host: Host, deb: Path) -> None:
     begun = now_ns()
     bare_host.install(deb)
     assert pids(trading) == before
-    assert states(bare_host, *WATCHERS) == ["enabled active"] * 2
+    assert states(bare_host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
     assert states(bare_host, *TRIGGERS) == ["static inactive"] * 2
     assert not Ess(bare_host).latched()
     assert "quantum-ess" not in bare_host.run("systemctl", "--failed").stdout
@@ -80,7 +80,7 @@ def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str)
     assert trading.alive() == list(FOUR)
     assert not Ess(host).latched()
     if deed in ("reinstall", "upgrade"):
-        assert states(host, *WATCHERS) == ["enabled active"] * 2
+        assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
         assert states(host, *TRIGGERS) == ["static inactive"] * 2
         pull = trading.pull("flag")
         trading.assert_stopped(pull.time)
@@ -130,7 +130,7 @@ def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str)
     assert "quantum-ess deactivate" in refused.stdout + refused.stderr
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
     hold(lambda: trading.born_after(begun), 0.5, "started")
-    assert states(host, *WATCHERS) == ["enabled active"] * 2
+    assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
     assert ess.first_line() == ACTIVE
     ess("deactivate")
     assert trading.alive() == list(FOUR)
@@ -165,7 +165,7 @@ def test_watchers_that_were_disabled_stay_so(trading: Trading, package: str) -> 
     make_newer(host, package)
     host.run("systemctl", "disable", "--now", *WATCHERS)
     host.apt("install", NEWER)
-    assert states(host, *WATCHERS) == ["disabled inactive"] * 2
+    assert states(host, *WATCHERS) == ["disabled inactive"] * len(WATCHERS)
 
 
 def test_after_a_purge_nothing_is_left(trading: Trading) -> None:
@@ -229,7 +229,7 @@ def test_tmpfiles_make_the_directory_after_a_boot(make_host: HostMaker) -> None:
     host = make_host()
     host.power_cut()
     assert host.sh("stat -c '%a %U:%G' /run/quantum") == "755 root:root\n"
-    assert states(host, *WATCHERS) == ["enabled active"] * 2
+    assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
     wait_until(lambda: host.unit_state("quantum-ess.path") == "active", 5, "the watch")
 
 

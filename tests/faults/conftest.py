@@ -1,0 +1,65 @@
+"""The matrix's marker, its record of measurements, and the table at the end of a run."""
+
+import pytest
+
+from faults.matrix import Measured
+from roots import RELEASES
+from trading import WAYS
+
+Cell = tuple[str, str, str]  # fault, trigger, release
+CELLS = pytest.StashKey[dict[Cell, list[Measured]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker and the place for what is measured."""
+    config.addinivalue_line("markers", "smoke: the short run; the rest is for `make torture`")
+    config.stash[CELLS] = {}
+
+
+class Table:
+    """Where a test writes what it measured."""
+
+    def __init__(self, cells: dict[Cell, list[Measured]], release: str) -> None:
+        self.cells = cells
+        self.release = release
+
+    def add(self, fault: str, way: str, measured: Measured) -> None:
+        """One stop; several of the same are shown as their range."""
+        self.cells.setdefault((fault, way, self.release), []).append(measured)
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest, release: str) -> Table:
+    """The table that is printed at the end of the run."""
+    return Table(request.config.stash[CELLS], release)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Fault by trigger: ms to the last sign of life and exit status, for each release."""
+    cells = terminalreporter.config.stash[CELLS]
+    if not cells:
+        return
+    columns = [(way, release) for release in RELEASES for way in WAYS]
+    faults = list(dict.fromkeys(fault for fault, _, _ in cells))
+    width = max(map(len, faults))
+    write = terminalreporter.write_line
+    terminalreporter.section("faults: ms from trigger to last sign of life (exit status)")
+    write(" " * width + "".join(f"  {release:^38}" for release in RELEASES))
+    write(f"{'fault':{width}}" + "".join(f"  {way:>11}" for way, _ in columns))
+    for fault in faults:
+        row = [_shown(cells.get((fault, *column), [])) for column in columns]
+        write(f"{fault:{width}}" + "".join(f"  {text:>11}" for text in row))
+    every = sorted(measured.life for several in cells.values() for measured in several)
+    write(
+        f"{len(every)} stops under {len(faults)} faults and pairs: "
+        f"median {every[len(every) // 2]:.1f} ms, longest {every[-1]:.1f} ms, allowed 2000 ms"
+    )
+
+
+def _shown(several: list[Measured]) -> str:
+    if not several:
+        return "-"
+    lives = [measured.life for measured in several]
+    statuses = "/".join(map(str, sorted({measured.status for measured in several})))
+    span = f"{min(lives):.0f}" if len(lives) == 1 else f"{min(lives):.0f}-{max(lives):.0f}"
+    return f"{span} ({statuses})"

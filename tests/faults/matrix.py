@@ -1,0 +1,124 @@
+"""One cell of the matrix: make the faults, pull the trigger, look at everything that must hold."""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from faults.fault import COMMAND, UNIT, Fault, await_line
+from host import STAMPS, STANDIN, Host
+from kinds import FOUR
+from product import DONE, INCOMPLETE, Ess
+from trading import TRIGGER, WAYS, Pull, Trading
+from waiting import hold, now_ns, wait_until
+
+COMMAND_LIMIT = 10.0  # seconds that `quantum-ess activate` may take, whatever is broken
+REST = 0.4  # seconds for which nothing may come back, of units that restart at once
+LATER = 20.0  # seconds after the faults are undone until the trail must be complete
+KINDS = dict(
+    zip(FOUR, ("restarts-at-once", "ignores-sigterm", "forks-with-setsid", "normal"), strict=True)
+)
+
+
+class Measured(NamedTuple):
+    """What a stop came to. life: ms from the trigger to the last sign of life, >= 0."""
+
+    life: float
+    status: int
+
+
+class Trigger:
+    """A trigger that waits in the host for its moment, as an operator's shell does.
+
+    It needs no new process when it is pulled, so it can be pulled on a host that has none left.
+    """
+
+    def __init__(self, trading: Trading, mode: str, *argv: str) -> None:
+        self.trading = trading
+        stamp = f"{STAMPS}/{TRIGGER}"
+        wait = 'echo ready; read -r go; exec "$@"'
+        words = ("sh", "-c", wait, "sh", STANDIN, mode, stamp, *argv)
+        self.process = trading.host.spawn(*words)
+        await_line(self.process, "ready")
+
+    def begin(self) -> None:
+        """Pull it, and do not wait for its end."""
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def end(self, timeout: float = 40) -> Pull:
+        """Wait for the end of what was pulled."""
+        out, err = self.process.communicate(timeout=timeout)
+        return Pull(self.trading.pulled(), self.process.returncode, out, err)
+
+
+def stop(host: Host, way: str, *faults: Fault) -> Measured:
+    """Stop trading by that trigger under those faults, undo them, check all that is promised."""
+    trading = Trading(host, KINDS)
+    trading.start()
+    kept = trading.kept_pids()
+    trigger = Trigger(trading, *WAYS[way])
+    with contextlib.ExitStack() as stack:
+        for fault in faults:
+            stack.enter_context(fault.made(host))
+        trigger.begin()
+        pull = trigger.end()
+        ended = now_ns()
+        trading.assert_stopped(pull.time, watch=REST)
+        answered(way, pull, (ended - pull.time) / 1e9, faults)
+        if all(fault.starts for fault in faults):
+            assert_shut(trading)
+    settled(trading, pull, faults)
+    harmed = {unit for fault in faults for unit in fault.harms}
+    untouched = {unit: pid for unit, pid in kept.items() if unit not in harmed}
+    now = trading.kept_pids()
+    assert {unit: now[unit] for unit in untouched} == untouched
+    life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
+    return Measured(life, pull.status)
+
+
+def answered(way: str, pull: Pull, seconds: float, faults: Sequence[Fault]) -> None:
+    """What the caller was told: truth in the exit status, a sentence, no traceback, in time."""
+    assert "Traceback" not in pull.err, pull
+    if way == UNIT:
+        assert pull.status == DONE, pull
+    if way != COMMAND:
+        return
+    worst = {status for fault in faults for status in fault.statuses} or {DONE}
+    assert pull.status in worst, pull
+    assert seconds < COMMAND_LIMIT, f"{seconds:.1f} s: {pull}"
+    if pull.status == INCOMPLETE:
+        assert "stop" in pull.err, pull
+    for fault in faults:
+        if pull.status in fault.statuses and fault.statuses != (DONE, INCOMPLETE):
+            assert re.search(fault.says, pull.err, re.I | re.S), (fault.says, pull)
+
+
+def assert_shut(trading: Trading) -> None:
+    """A start of a protected unit is refused, and nothing of it ever ran."""
+    began = now_ns()
+    for unit in FOUR[:2]:
+        done = trading.host.run("systemctl", "start", unit, check=False)
+        assert done.returncode != 0, f"{unit} could be started: {done}"
+    assert trading.born_after(began) == {}
+
+
+def settled(trading: Trading, pull: Pull, faults: Sequence[Fault]) -> None:
+    """The faults are undone: the latch is shut, the trail complete, nothing came back meanwhile."""
+    host, ess = trading.host, Ess(trading.host)
+    hold(trading.alive, 0.1, "alive again")
+    assert_shut(trading)
+    # What the watch timer does every five seconds, now.
+    host.run("systemctl", "start", "quantum-ess-watch.service", check=False)
+    ess.wait_complete(LATER)
+    for event in ("initiated", "latched", "complete"):
+        assert len(ess.named(event)) == 1, (event, ess.messages())
+    assert len(ess.incidents()) == 1, ess.incidents()
+    units = sorted(str(event.get("ESS_UNIT", "")) for event in ess.named("stopped"))
+    without_python = [""] if not all(fault.python for fault in faults) else sorted(FOUR)
+    assert units in (sorted(FOUR), without_python), ess.messages()
+    assert ess.latched()
+    assert not trading.late(pull.time)
+    assert not trading.remaining()
+    wait_until(lambda: host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip(), 8, "mark")

@@ -1,0 +1,103 @@
+"""Faults of supply: memory, process numbers, processor and disk time."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from faults.fault import UNIT, Fault, meanwhile, script
+from host import Host
+from product import DONE, INCOMPLETE
+from remains import cgroup_roots
+
+OVERSUBSCRIBED = 8  # busy processes for each processor
+MEMORY = 192 << 20  # bytes for a whole host
+HOG = "x = []\nwhile True: x.append(bytearray(1 << 20))"
+
+
+class Confined:
+    """A resource controller of the machine outside, around a whole host and what enters it."""
+
+    def __init__(self, host: Host, controller: str) -> None:
+        legacy = Path("/sys/fs/cgroup") / controller
+        self.v1 = legacy.is_dir()
+        if self.v1:
+            self.directory = legacy / host.name
+            host.remains.cgroups.append(self.directory)  # who enters joins it; removed with it
+            (self.directory / "payload").mkdir(parents=True, exist_ok=True)
+            for pid in host.remains.processes():
+                (self.directory / "payload/cgroup.procs").write_text(str(pid))
+        else:
+            root = cgroup_roots()[0]
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
+            self.directory = root / host.name
+
+    def read(self, v1: str, v2: str) -> str:
+        """One of its files, as either version names it."""
+        return (self.directory / (v1 if self.v1 else v2)).read_text()
+
+    def write(self, v1: str, v2: str, value: str) -> None:
+        """Set one of its limits."""
+        (self.directory / (v1 if self.v1 else v2)).write_text(value)
+
+
+@contextlib.contextmanager
+def _out_of_memory(host: Host) -> Iterator[None]:
+    """Processes that take all memory there is, killed by the kernel and started again."""
+    memory = Confined(host, "memory")
+
+    memory.write("memory.limit_in_bytes", "memory.max", str(MEMORY))
+    loop = f"while :; do python3 -c '{HOG}' || echo killed; done 2>/dev/null"
+    with meanwhile(loop, until="killed")(host):
+        yield
+    memory.write("memory.limit_in_bytes", "memory.max", "-1" if memory.v1 else "max")
+
+
+@contextlib.contextmanager
+def _no_process(host: Host) -> Iterator[None]:
+    """The host has as many processes as it may have: no fork succeeds."""
+    pids = Confined(host, "pids")
+    pids.write("pids.max", "pids.max", pids.read("pids.current", "pids.current").strip())
+    yield
+    pids.write("pids.max", "pids.max", "max")
+
+
+# Trading's user has as many processes as one of its services may have.
+_GOVERNOR = "/run/systemd/system/quantum-governor.service.d"
+_AS_DAEMON = "setpriv --reuid=daemon --clear-groups prlimit --nproc=16:16"
+_NO_USER_PROCESS = script(
+    f"mkdir -p {_GOVERNOR}; printf '[Service]\\nLimitNPROC=16\\n' >{_GOVERNOR}/limit.conf\n"
+    "systemctl daemon-reload; systemctl restart quantum-governor.service\n"
+    f"{_AS_DAEMON} sh -c 'while :; do sleep 60 & done' >/dev/null 2>&1 || true\n"
+    f"! {_AS_DAEMON} sh -c '/bin/true; true' 2>/dev/null",
+    f"rm -r {_GOVERNOR}; pkill -u daemon -x sleep || true; systemctl daemon-reload",
+)
+
+
+def busy() -> str:
+    """A script that keeps every processor and the disk busy, many times over."""
+    count = OVERSUBSCRIBED * (os.cpu_count() or 1)
+    return (
+        f"i=0; while [ $i -lt {count} ]; do i=$((i + 1))\n"
+        "(while :; do :; done) &\n"
+        "(while :; do dd if=/dev/zero of=/var/tmp/io.$i bs=64k count=16 conv=fsync; done) &\n"
+        "done 2>/dev/null; echo busy; wait"
+    )
+
+
+OVERLOAD = Fault(
+    f"processors and disk {OVERSUBSCRIBED} times oversubscribed", meanwhile(busy(), until="busy")
+)
+PRESSURE_FAULTS = (
+    Fault("out of memory", _out_of_memory, statuses=(DONE, INCOMPLETE), smoke=True),
+    Fault("no process for trading's user", _NO_USER_PROCESS),
+    Fault(
+        "no process for anybody",
+        _no_process,
+        impossible={UNIT: "PID 1 can't start anything"},
+        statuses=(DONE, INCOMPLETE),
+        starts=False,
+        smoke=True,
+    ),
+    OVERLOAD,
+)

@@ -1,0 +1,76 @@
+"""Faults of software: Python, the modules that ESS imports, its own."""
+
+from faults.fault import COMMAND, Fault, Made, script
+from product import DONE, INCOMPLETE
+
+MODULES = "/usr/lib/python3/dist-packages"
+
+PYTHON_MISSING = Fault(
+    "Python missing",
+    script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
+    impossible={COMMAND: "it is a Python program"},
+    python=False,
+    smoke=True,
+)
+
+
+def missing(module: str) -> Made:
+    """The module cannot be found."""
+    place = f"{MODULES}/{module}"
+    return script(f"mv {place} /usr/away", f"mv /usr/away {place}")
+
+
+def raising(module: str, text: str = "raise RuntimeError('broken on purpose')") -> Made:
+    """The module's import ends in an error."""
+    place = f"{MODULES}/{module}"
+    return script(
+        f'mv {place} /usr/away; echo "{text}" >{place}.py', f"rm {place}.py; mv /usr/away {place}"
+    )
+
+
+def own(module: str) -> Made:
+    """A module of the package has a syntax error."""
+    file = f"{MODULES}/quantum_ess/{module}.py"
+    return script(f"cp -p {file} /usr/away; echo 'def (' >{file}", f"cp -p /usr/away {file}")
+
+
+# module of the package -> may the stop still be accounted for with it broken?
+OWN = ("activate", "cgroup", "plan", "latch", "group", "errors", "__main__", "__init__", "cli")
+LATER = ("account", "record", "trail", "marker", "actor", "systemd")
+
+SOFTWARE_FAULTS = (
+    PYTHON_MISSING,
+    Fault("jeepney missing", missing("jeepney"), statuses=(INCOMPLETE,), says="jeepney"),
+    Fault(
+        "jeepney raises on import",
+        raising("jeepney"),
+        statuses=(INCOMPLETE,),
+        says="broken on purpose",
+        smoke=True,
+    ),
+    Fault("redis missing", missing("redis"), says="redis"),
+    Fault("redis raises on import", raising("redis"), says="broken on purpose"),
+    Fault("daemon missing", missing("daemon")),
+    Fault("daemon raises on import", raising("daemon")),
+    *(
+        Fault(
+            f"syntax error in {module}.py",
+            own(module),
+            statuses=(INCOMPLETE,),
+            says=f"{module}.py",
+            python=False,
+            smoke=module == "activate",
+        )
+        for module in OWN
+    ),
+    *(
+        Fault(
+            f"syntax error in {module}.py",
+            own(module),
+            statuses=(DONE, INCOMPLETE),
+            says=f"{module}.py",
+            python=False,
+        )
+        for module in LATER
+    ),
+)

@@ -1,0 +1,64 @@
+"""Chosen pairs and more: what makes up for one thing is broken too."""
+
+import pytest
+
+from faults.conftest import Table
+from faults.fault import COMMAND, TOUCH, UNIT, Fault
+from faults.files import CONFIG_GARBAGE, RUN_FULL, RUN_WITHOUT_INODES, VAR_FULL, VAR_READ_ONLY
+from faults.matrix import stop
+from faults.pressure import OVERLOAD
+from faults.services import (
+    BUS_HUNG,
+    JOURNALD_HUNG,
+    PID1_HUNG,
+    REDIS_HUNG,
+    SENTRY_HUNG,
+    SENTRY_STOPPED,
+)
+from faults.software import PYTHON_MISSING
+from host import Host
+from trading import WAYS
+
+ALL_WAYS = tuple(WAYS)
+WITHOUT_PYTHON = (UNIT, TOUCH)
+
+# What the sentry may not be needed for. With PID 1 hung as well nobody is left to see a flag.
+KEY = (BUS_HUNG, JOURNALD_HUNG, RUN_FULL, VAR_READ_ONLY, CONFIG_GARBAGE)
+
+PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
+    *(((SENTRY_STOPPED, fault), ALL_WAYS) for fault in KEY),
+    ((SENTRY_STOPPED, PID1_HUNG), (COMMAND,)),
+    ((SENTRY_STOPPED, RUN_WITHOUT_INODES), (COMMAND, UNIT)),
+    ((SENTRY_STOPPED, PYTHON_MISSING), WITHOUT_PYTHON),
+    ((SENTRY_STOPPED, OVERLOAD), ALL_WAYS),
+    ((SENTRY_HUNG, BUS_HUNG), ALL_WAYS),
+    ((PYTHON_MISSING, BUS_HUNG), WITHOUT_PYTHON),
+    ((PYTHON_MISSING, VAR_READ_ONLY), WITHOUT_PYTHON),
+    ((RUN_WITHOUT_INODES, PYTHON_MISSING), (UNIT,)),
+    ((JOURNALD_HUNG, PYTHON_MISSING), WITHOUT_PYTHON),
+    ((PID1_HUNG, BUS_HUNG), (COMMAND, TOUCH)),
+    ((JOURNALD_HUNG, PID1_HUNG), (COMMAND, TOUCH)),
+    ((PID1_HUNG, REDIS_HUNG), (COMMAND, TOUCH)),
+    ((JOURNALD_HUNG, VAR_READ_ONLY), ALL_WAYS),
+    ((JOURNALD_HUNG, VAR_FULL), ALL_WAYS),
+    ((JOURNALD_HUNG, BUS_HUNG, REDIS_HUNG, CONFIG_GARBAGE), ALL_WAYS),
+)
+
+
+def cells() -> list[object]:
+    """Each pair with each trigger that can be pulled under it."""
+    return [
+        pytest.param(faults, way, id=f"{named(faults)}-{way}")
+        for faults, ways in PAIRS
+        for way in ways
+    ]
+
+
+def named(faults: tuple[Fault, ...]) -> str:
+    """The name of a pair."""
+    return " + ".join(fault.name for fault in faults)
+
+
+@pytest.mark.parametrize(("faults", "way"), cells())
+def test_together(host: Host, table: Table, faults: tuple[Fault, ...], way: str) -> None:
+    table.add(named(faults), way, stop(host, way, *faults))

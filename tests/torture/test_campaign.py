@@ -1,0 +1,319 @@
+"""The syscall campaign: each system call of a command fails, or is its last.
+
+By default a sample, drawn by SEED (printed); TORTURE=all takes every call. FAULT repeats one, e.g.
+FAULT=openat:37:EIO, together with -k for the test that printed it.
+"""
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+import syscalls
+from syscalls import Call, Fault
+
+from conftest import HostMaker
+from host import CommandFailed
+from kinds import FOUR, KEPT
+from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, RECORD, Ess
+from trading import FLAG, LIMIT, Trading
+from waiting import Timeout, hold, now_ns, wait_until
+
+ALL = os.environ.get("TORTURE") == "all"
+SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
+ONE = os.environ.get("FAULT")
+WATCHERS = (
+    "quantum-ess.path",
+    "quantum-ess-watch.path",
+    "quantum-ess-watch.timer",
+    "quantum-ess-sentry.service",
+)
+COMMANDS = ("activate", "deactivate")
+SAMPLE = {"watched": 8, "alone": 4}  # faults of a command in a sample, half errors, half kills
+CUTS = 2  # power cuts in a sample
+
+# One look at the host, in one entry. A unit is only asked to start if that must be refused.
+LOOK = f"""
+echo "flag $([ -e {FLAG} ] && stat -c %.9Y {FLAG} || echo no)"
+echo "record $([ -e {RECORD} ] && stat -c %.9Y {RECORD} || echo no)"
+echo "clock $(date +%s.%N)"
+echo "first $(quantum-ess status | head -n 1)"
+if [ -e {FLAG} ] || [ -e {RECORD} ]; then systemctl start {FOUR[0]} 2>/dev/null; fi
+echo "start $?"
+"""
+
+
+class Look(NamedTuple):
+    """The host as seen once. since: when the latch was shut (ns), None if it is open."""
+
+    since: int | None
+    first: str
+    start: int
+
+
+class Violation(AssertionError):
+    """An invariant did not hold."""
+
+
+class Campaign:
+    """One host, one command, one fault after another."""
+
+    def __init__(self, make_host: HostMaker, command: str, watched: bool) -> None:
+        self.host = make_host()
+        self.command = command
+        self.watched = watched
+        self.ess = Ess(self.host)
+        self.ess.configure("[resume]\nsettle = 50ms\n")
+        self.trading = Trading(self.host, dict.fromkeys(FOUR, "restarts-at-once"))
+        self.host.run("systemctl", "enable", *FOUR, *KEPT)
+        self.trading.start()
+        if not watched:
+            self.host.run("systemctl", "stop", *WATCHERS)
+        self.kept = self.trading.kept_pids()
+        self.counts: Counter[str] = Counter()
+        self.violations: list[str] = []
+        self.chance = random.Random(SEED)
+        self.prepare()
+
+    # State
+
+    def prepare(self) -> None:
+        """The state that the command starts from: trading runs, or is stopped and at rest."""
+        self.settle()
+        if self.command == "deactivate":
+            self.expect(self.ess("activate", check=False).returncode == DONE, "activate fails")
+            self.settle()
+            self.expect(not self.trading.remaining(), "activate leaves something alive")
+
+    def restore(self) -> None:
+        """Trading runs again and nothing is left of the last fault."""
+        done = self.ess("deactivate", check=False)
+        said = f"deactivate does not repair: {done.returncode}: {done.stderr}"
+        self.expect(done.returncode == DONE, said)
+        try:
+            self.trading.all_running(5)
+        except Timeout as error:
+            raise Violation(f"not running after deactivate: {self.trading.states()}") from error
+        self.expect(not self.ess.latched(), "latched after a successful deactivate")
+        self.expect(not self.host.exists("/run/quantum-ess/releasing"), "a release is left")
+        self.expect(self.trading.kept_pids() == self.kept, "a kept unit was touched")
+
+    def settle(self) -> None:
+        """Wait until whatever watches the flag has done what it does."""
+
+        def settled() -> bool:
+            flag, record = self.host.exists(FLAG), self.host.exists(RECORD)
+            jobs = self.host.run("systemctl", "list-jobs", "--no-legend").stdout
+            return flag == record and not jobs.strip()
+
+        if self.watched:
+            wait_until(settled, 20, "an end of the reactions to the flag")
+
+    # Invariants
+
+    def expect(self, holds: object, what: str) -> None:
+        """Raises Violation unless that holds."""
+        if not holds:
+            raise Violation(what)
+
+    def look(self) -> Look:
+        """The latch, what status says, and whether a start is refused while it is shut."""
+        before = now_ns()
+        rows = dict(
+            line.split(" ", 1)
+            for line in self.host.run("sh", "-c", LOOK, check=False).stdout.splitlines()
+        )
+        shut = [float(rows[name]) for name in ("flag", "record") if rows[name] != "no"]
+        since = before - int(1e9 * (float(rows["clock"]) - min(shut))) if shut else None
+        return Look(since, rows["first"], int(rows["start"]))
+
+    def check_latch(self, controller_lived: bool) -> bool:
+        """Shut or open, and nothing in between; True if shut."""
+        running = set(self.trading.remaining())
+        look = self.look()
+        if look.since is None:
+            self.expect(look.first == INACTIVE, f"open, but status says {look.first!r}")
+            return False
+        self.expect(look.first == ACTIVE, f"shut, but status says {look.first!r}")
+        stopped = self.watched or controller_lived or FOUR[0] not in running
+        self.expect(look.start or not stopped, "a start was not refused while the latch is shut")
+        if self.watched or controller_lived:
+            since = look.since
+            wait_until(
+                lambda: not self.trading.remaining() or now_ns() > since + LIMIT, 5, "the end"
+            )
+            late = self.trading.late(since)
+            self.expect(not late, f"alive after the flag: {late}")
+            self.expect(not self.trading.remaining(), "cgroups are not empty")
+        return True
+
+    def check(self, fault: Fault, status: int, born: dict[str, list[int]]) -> None:
+        """After the command with its fault, whatever became of it."""
+        claims = status in (DONE, INCOMPLETE)
+        shut = self.check_latch(not fault.kills)
+        self.counts["latched" if shut else "open"] += 1
+        if self.command == "activate":
+            self.expect(shut or not claims, f"status {status}, but the latch is open")
+            if not shut:
+                pids = self.pids()
+                self.expect(pids == born, f"open, but something was stopped: {born} {pids}")
+        elif claims:
+            self.expect(not shut, f"status {status}, but the latch is shut")
+            self.expect(sorted(self.trading.alive()) == sorted(FOUR), "released, but not running")
+
+    def pids(self) -> dict[str, list[int]]:
+        return {unit: self.host.processes(unit) for unit in FOUR}
+
+    # Faults
+
+    def one(self, fault: Fault) -> None:
+        """One fault, its invariants, the repair by the next command, and the state restored."""
+        born = self.pids()
+        done, reached = syscalls.inject(self.host, fault, "quantum-ess", self.command)
+        self.counts["killed" if fault.kills else "failed"] += reached
+        self.counts["not reached"] += not reached
+        self.settle()
+        self.check(fault, done.returncode, born)
+        if self.chance.random() < 0.5:  # the next command is an activation
+            again = self.ess("activate", check=False)
+            said = f"activate does not repair: {again.returncode}: {again.stderr}"
+            self.expect(again.returncode in (DONE, INCOMPLETE), said)
+            self.expect(not self.trading.remaining(), "activate does not repair: something lives")
+            self.settle()
+            self.expect(self.check_latch(True), "activate does not repair: the latch is open")
+        self.restore()
+
+    def run(self, faults: list[Fault]) -> None:
+        """All faults; what is violated is collected, and the host is made anew after it."""
+        for fault in faults:
+            try:
+                self.one(fault)
+                self.prepare()
+            except (Violation, CommandFailed, Timeout) as error:
+                self.violations.append(f"{self.command} FAULT={fault}: {error}")
+                print(self.violations[-1], flush=True)
+                self.recover()
+
+    def recover(self) -> None:
+        """Whatever state a violation has left: cut the power, release, start."""
+        self.host.power_cut()
+        if not self.watched:
+            self.host.run("systemctl", "stop", *WATCHERS)
+        self.host.run("quantum-ess", "deactivate", check=False)
+        self.trading.start()
+        self.kept = self.trading.kept_pids()
+        self.prepare()
+
+    def report(self, calls: int, name: str) -> None:
+        """Print the counts; AssertionError if anything was violated."""
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+        found = len(self.violations)
+        print(
+            f"{self.host.release} {name}: {calls} calls, {counts}, {found} violations", flush=True
+        )
+        assert not self.violations, "\n".join([f"SEED={SEED}", *self.violations])
+
+
+def choose(calls: list[Call], count: int) -> list[Fault]:
+    """Every fault of those calls, or a sample: mostly of what comes after Python's own start."""
+    chance = random.Random(SEED)
+    if ONE:
+        return [syscalls.parse(ONE)]
+    pools = []
+    begin = next(n for n, call in enumerate(calls) if "/run/quantum" in call.text)
+    for pool in (calls[:begin], calls[begin:]):
+        pools.append((syscalls.errors(pool, chance), syscalls.kills(pool)))
+    if ALL:
+        return [fault for pool in pools for kind in pool for fault in kind]
+    chosen = []
+    for kind in (0, 1):
+        chosen += chance.sample(pools[0][kind], max(1, count // 8))
+        chosen += chance.sample(pools[1][kind], count // 2 - max(1, count // 8))
+    return chosen
+
+
+@contextmanager
+def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """What is printed here is seen also if the test passes: counts belong to the result."""
+    with capsys.disabled():
+        print(f"\nSEED={SEED}", flush=True)
+        yield
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("mode", SAMPLE)
+def test_every_call(
+    make_host: HostMaker, command: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all that watches the flag alive, and with the controller alone."""
+    with printed(capsys):
+        campaign = Campaign(make_host, command, mode == "watched")
+        calls = syscalls.record(campaign.host, "quantum-ess", command)
+        campaign.settle()
+        if command == "activate":
+            campaign.restore()
+        campaign.prepare()
+        campaign.run(choose(calls, SAMPLE[mode]))
+        campaign.report(len(calls), f"{command}, {mode}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_power_cut_at_every_write(
+    make_host: HostMaker, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process and then the host end at a call that touches the state on disk.
+
+    After the boot trading is held or runs, as the record says, and nothing is in between.
+    """
+    with printed(capsys):
+        campaign = Campaign(make_host, command, True)
+        host, trading = campaign.host, campaign.trading
+        calls = syscalls.record(host, "quantum-ess", command)
+        campaign.settle()
+        if command == "activate":
+            campaign.restore()
+        campaign.prepare()
+        writes = "openat|rename|fsync|write|fchmod|unlink|unlinkat|linkat|link|mkdir|close"
+        touching = [
+            call
+            for call in calls
+            if re.fullmatch(writes, call.name) and "/var/lib/quantum-ess" in call.text
+        ]
+        faults = syscalls.kills(touching)
+        if ONE:
+            faults = [syscalls.parse(ONE)]
+        elif not ALL:
+            faults = random.Random(SEED).sample(faults, CUTS)
+        for fault in faults:
+            _, reached = syscalls.inject(host, fault, "quantum-ess", command)
+            cut = host.power_cut()
+            campaign.counts["killed" if reached else "not reached"] += 1
+            campaign.counts["power cuts"] += 1
+            try:
+                check_boot(campaign, cut)
+            except (Violation, Timeout) as error:
+                campaign.violations.append(f"{command} FAULT={fault}, then a power cut: {error}")
+                print(campaign.violations[-1], flush=True)
+            campaign.kept = trading.kept_pids()
+            campaign.restore()
+            campaign.prepare()
+        campaign.report(len(touching), f"{command}, power cut")
+
+
+def check_boot(campaign: Campaign, cut: int) -> None:
+    """Held down, or running."""
+    trading = campaign.trading
+    if not campaign.host.exists(RECORD):
+        campaign.counts["open"] += 1
+        trading.all_running(10)
+        campaign.expect(campaign.look().since is None, "no record, but latched")
+        return
+    campaign.counts["latched"] += 1
+    hold(lambda: trading.born_after(cut), 0.3, "ran after the boot")
+    campaign.expect(campaign.look().first == ACTIVE, "a record, but status is not ACTIVE")
+    campaign.expect(campaign.look().start != 0, "a start was not refused after the boot")
+    campaign.expect(not trading.born_after(cut), "ran after the boot")
