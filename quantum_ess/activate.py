@@ -1,7 +1,9 @@
 """An activation: set the flag, kill, tell PID 1, verify, then account for it.
 
-The stop path is `activate` below, read top to bottom. Until the first blow has fallen nothing is
-imported but `os` and `time`, nothing is parsed but the plan, no lock is taken, nobody is asked.
+The stop path is `activate` below, read top to bottom. Called by the command, it finds that
+libexec/quantum-ess has set the flag and struck once already; it does not rely on that. Until the
+first blow has fallen nothing is imported but `os` and `time`, nothing is parsed but the plan, no
+lock is taken, nobody is asked.
 """
 
 import os
