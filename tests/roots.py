@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,18 +27,17 @@ INCLUDE = (
     "sudo",  # the audit trail names who stood behind it
     "apt-utils",
 )
-DEPENDENCIES = ("python3-jeepney", "python3-daemon", "python3-redis")
+DEPENDENCIES = (
+    "python3-jeepney",
+    "python3-daemon",
+    "python3-redis",
+    "apprise",
+    "python3-prometheus-client",
+)
 
 # A host has no network: apt finds the dependencies of the .deb in its own cache or not at all.
 # They are downloaded, not installed: that they get installed is the package's to declare.
 DOWNLOAD = "apt-get -y -d --no-install-recommends install " + " ".join(DEPENDENCIES)
-RECIPE = (
-    "--variant=minbase",
-    "--include=" + ",".join(INCLUDE),
-    "--skip=cleanup/apt/lists",
-    "--skip=cleanup/apt/cache",
-    f'--customize-hook=chroot "$1" {DOWNLOAD}',
-)
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -56,25 +55,38 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def root_tree(release: str) -> Path:
+def _recipe(extra: Sequence[str]) -> tuple[str, ...]:
+    """mmdebstrap's options for a tree with these packages beside the usual ones."""
+    return (
+        "--variant=minbase",
+        "--include=" + ",".join((*INCLUDE, *extra)),
+        "--skip=cleanup/apt/lists",
+        "--skip=cleanup/apt/cache",
+        f'--customize-hook=chroot "$1" {DOWNLOAD}',
+    )
+
+
+def root_tree(release: str, extra: Sequence[str] = ()) -> Path:
     """The root tree of `release`, built now if it is not there (20 s); raises CalledProcessError.
 
+    `extra` names packages that it holds beside the usual ones: another tree for each such list.
     An interrupted build leaves only a `tmp.*` directory, which the next build removes.
     """
-    key = hashlib.sha256("\n".join((release, *RECIPE)).encode()).hexdigest()[:12]
+    recipe = _recipe(extra)
+    key = hashlib.sha256("\n".join((release, *recipe)).encode()).hexdigest()[:12]
     tree = cache_directory() / f"{release}-{key}"
     with locked(cache_directory()):
         if not tree.is_dir():
-            _build(release, tree)
+            _build(release, recipe, tree)
     return tree
 
 
-def _build(release: str, tree: Path) -> None:
+def _build(release: str, recipe: Sequence[str], tree: Path) -> None:
     for left in tree.parent.glob("tmp.*"):
         shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(prefix="tmp.", dir=tree.parent))
     # In a mount namespace of its own no mount of an interrupted build can stay behind.
-    command = ("unshare", "--mount", "--propagation=private", "mmdebstrap", *RECIPE)
+    command = ("unshare", "--mount", "--propagation=private", "mmdebstrap", *recipe)
     subprocess.run(
         (*command, "--format=directory", release, str(temporary / "root")),
         check=True,
