@@ -69,7 +69,11 @@ class Compiled:
         """The options that run time needs: time spans in milliseconds, switches as yes and no."""
         for (section, key), (field, option) in TABLE.items():
             value = getattr(self.config, field)
-            if option.many or section == "stop":
+            if section == "redis" and option.many:
+                value = " ".join(value)
+            if option.many and not (section == "redis" and value):
+                continue
+            if section in ("stop", "guard") or value is None:
                 continue
             if (section, key) == ("redis", "url") and not self.config.redis_enabled:
                 value = "-"

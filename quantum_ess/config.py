@@ -1,19 +1,22 @@
 """The configuration: quantum-ess.conf(5) as a value.
 
-The fields of Config and UnitStop are the table of options: adding one is adding a line there.
+The fields of Config and of the classes in NAMED are the table of options: adding one is adding a
+line there.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from quantum_ess import configvalues as values
 from quantum_ess import unitnames
 from quantum_ess.configfile import Word
+from quantum_ess.configoption import Option, option, options_of
 from quantum_ess.errors import ConfigError
+from quantum_ess.guard.condition import ACTIONS, Condition, parse_rearm
 
 MAIN = "/etc/quantum-ess/quantum-ess.conf"
 DROP_INS = MAIN + ".d"
@@ -22,42 +25,15 @@ MOST_GRACE = 1.5  # seconds: everything must be dead in 2
 Origins = Mapping[tuple[str, str, str], Word]
 
 
-class Option(NamedTuple):
-    """One option: where it stands, how its text becomes a value, its default as text."""
-
-    section: str
-    key: str
-    parse: Callable[[str], Any]
-    default: str
-    doc: str
-    many: bool = False
-
-
-def _option(
-    section: str,
-    key: str,
-    parse: Callable[[str], Any],
-    default: str,
-    doc: str,
-    many: bool = False,
-) -> Any:
-    """A field that is an option, with its default; None if that is empty text."""
-    value: Any = tuple(map(parse, default.split())) if many else None
-    if default and not many:
-        value = parse(default)
-    option = Option(section, key, parse, default, doc, many)
-    return field(default=value, metadata={"option": option})
-
-
 @dataclass(frozen=True, slots=True)
 class UnitStop:
     """How to stop one unit or pattern. None: as [stop] says. Grace in seconds."""
 
     name: str
-    stop_category: int | None = _option(
+    stop_category: int | None = option(
         "unit", "stop_category", values.category, "", "0: kill at once; 1: SIGTERM, grace, kill"
     )
-    grace: float | None = _option(
+    grace: float | None = option(
         "unit", "grace", values.span(0, MOST_GRACE), "", "from SIGTERM to the kill in category 1"
     )
 
@@ -66,7 +42,7 @@ class UnitStop:
 class Config:
     """The whole configuration. Time spans in seconds, names in full."""
 
-    protect: tuple[str, ...] = _option(
+    protect: tuple[str, ...] = option(
         "protect",
         "units",
         values.protected_unit,
@@ -74,7 +50,7 @@ class Config:
         "units to stop and hold down",
         many=True,
     )
-    keep: tuple[str, ...] = _option(
+    keep: tuple[str, ...] = option(
         "keep",
         "units",
         values.unit,
@@ -82,34 +58,78 @@ class Config:
         "units not to touch",
         many=True,
     )
-    stop_category: int = _option(
+    stop_category: int = option(
         "stop", "stop_category", values.category, "0", "0: kill at once; 1: SIGTERM, grace, kill"
     )
-    grace: float = _option(
+    grace: float = option(
         "stop", "grace", values.span(0, MOST_GRACE), "0", "from SIGTERM to the kill in category 1"
     )
-    order: tuple[str, ...] = _option(
+    order: tuple[str, ...] = option(
         "resume", "order", values.protected_unit, "", "what to restart first", many=True
     )
-    what: str = _option(
+    what: str = option(
         "resume", "what", values.choice("running", "enabled", "none"), "running", "what to restart"
     )
-    settle: float = _option(
+    settle: float = option(
         "resume", "settle", values.span(0, 60), "500ms", "how long a unit must stay up"
     )
-    timeout: float = _option(
+    timeout: float = option(
         "resume", "timeout", values.span(0.1, 3600), "60s", "how long a unit may take to come up"
     )
-    redis_enabled: bool = _option(
+    redis_enabled: bool = option(
         "redis", "enabled", values.boolean, "yes", "whether to keep a marker in Redis"
     )
-    redis_url: str = _option(
+    redis_url: str = option(
         "redis", "url", values.url, "redis://127.0.0.1:6379/0", "where Redis is"
     )
-    redis_timeout: float = _option(
+    redis_timeout: float = option(
         "redis", "timeout", values.span(0.001, 10), "500ms", "how long Redis may take"
     )
+    redis_username: str | None = option("redis", "username", values.word, "", "user of Redis's ACL")
+    redis_password_file: str | None = option(
+        "redis", "password_file", values.path, "", "file with the password, for root only"
+    )
+    redis_sentinel: tuple[str, ...] = option(
+        "redis", "sentinel", values.address, "", "Sentinels to ask for the master", many=True
+    )
+    redis_master: str | None = option(
+        "redis", "master", values.word, "", "the name that Sentinel has for the master"
+    )
+    redis_ca_file: str | None = option(
+        "redis", "ca_file", values.path, "", "certificates that sign the server's, for TLS"
+    )
+    redis_cert_file: str | None = option(
+        "redis", "cert_file", values.path, "", "our certificate, for TLS"
+    )
+    redis_key_file: str | None = option(
+        "redis", "key_file", values.path, "", "its key, for root only"
+    )
+    guard_mode: str = option(
+        "guard", "mode", values.choice("shadow", "enforce"), "shadow", "only report, or act"
+    )
+    guard_poll: float = option(
+        "guard", "poll", values.span(0.05, 60), "1s", "how often everything is read"
+    )
+    guard_repeat: float = option(
+        "guard", "repeat", values.span(0.05, 3600), "5s", "unchanged data count as new after this"
+    )
+    guard_unknown: str = option(
+        "guard", "unknown", ACTIONS, "warn", "what to do if a value is not known"
+    )
+    guard_unknown_for: float = option(
+        "guard", "unknown_for", values.span(0, 86400), "1min", "how long it may be unknown"
+    )
+    guard_rearm_after: float = option(
+        "guard", "rearm_after", parse_rearm, "15min", "when a condition acts again after a release"
+    )
+    guard_redis_down: str = option(
+        "guard", "redis_down", ACTIONS, "ignore", "what to do if Redis does not answer"
+    )
+    guard_redis_down_for: float = option(
+        "guard", "redis_down_for", values.span(0, 86400), "30s", "how long it may not answer"
+    )
     units: tuple[UnitStop, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     origins: Origins = field(default_factory=dict, repr=False, compare=False)
 
     def origin(self, section: str, key: str, name: str) -> Word:
@@ -143,18 +163,35 @@ class Config:
         return Compiled(self).plan()
 
 
-def _options(table: type) -> dict[tuple[str, str], tuple[str, Option]]:
-    rows = ((row.name, row.metadata.get("option")) for row in fields(table))
-    return {(option.section, option.key): (name, option) for name, option in rows if option}
+class Named(NamedTuple):
+    """A kind of section that there may be many of: ``[KIND NAME]``.
+
+    table: the dataclass, whose first field is the name. parse: the name's text to the name, raises
+    ValueError. attribute: where Config has them.
+    """
+
+    table: type
+    parse: Callable[[str], str]
+    attribute: str
+    doc: str  # what the name is of
+
+    @property
+    def options(self) -> dict[tuple[str, str], tuple[str, Option]]:
+        """Its keys."""
+        return options_of(self.table)
 
 
-TABLE = _options(Config)
-UNIT_TABLE = _options(UnitStop)
+TABLE = options_of(Config)
+NAMED = {
+    "unit": Named(UnitStop, values.protected_unit, "units", "unit's"),
+    "condition": Named(Condition, values.name, "conditions", "condition's"),
+}
 
 
 def options() -> list[Option]:
     """Every option that there is."""
-    return [option for _, option in (*TABLE.values(), *UNIT_TABLE.values())]
+    tables = (TABLE, *(named.options for named in NAMED.values()))
+    return [found for table in tables for _, found in table.values()]
 
 
 def default_paths(root: str = "") -> list[str]:

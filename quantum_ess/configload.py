@@ -10,11 +10,12 @@ from typing import Any
 
 from quantum_ess import configfile, unitnames
 from quantum_ess import configvalues as values
-from quantum_ess.config import TABLE, UNIT_TABLE, Config, Option, UnitStop
+from quantum_ess.config import NAMED, TABLE, Config
 from quantum_ess.configfile import Assignment, Word
+from quantum_ess.configoption import Option
 from quantum_ess.errors import ConfigError
+from quantum_ess.guard import configcheck
 
-_UNIT = "unit "
 _SECTIONS = list(dict.fromkeys(section for section, _ in TABLE))
 
 
@@ -23,7 +24,7 @@ class Loading:
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        self._units: dict[str, dict[str, Any]] = {}
+        self._named: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in NAMED}
         self._origins: dict[tuple[str, str, str], Word] = {}
         self._errors: list[ConfigError] = []
 
@@ -39,20 +40,26 @@ class Loading:
     def take(self, assignments: Iterable[Assignment]) -> None:
         """Merge the assignments of one file."""
         headers: set[str] = set()
-        unit = ""
+        name = ""
         for assignment in assignments:
+            kind = _kind(assignment.section)
             if not assignment.key:
-                unit = self._header(assignment, headers)
-            elif assignment.section.startswith(_UNIT):
-                if unit:
-                    self._assign(assignment, UNIT_TABLE, "unit", unit)
+                name = self._header(assignment, headers)
+            elif kind:
+                if name:
+                    self._assign(assignment, NAMED[kind].options, kind, name)
             elif assignment.section in _SECTIONS:
                 self._assign(assignment, TABLE, assignment.section, "")
 
     def config(self) -> Config:
         """The configuration. Raises ConfigError."""
-        units = tuple(UnitStop(name, **stop) for name, stop in self._units.items())
-        config = Config(**self._values, units=units, origins=self._origins)
+        sections: dict[str, Any] = {
+            NAMED[kind].attribute: tuple(
+                NAMED[kind].table(name, **found) for name, found in self._named[kind].items()
+            )
+            for kind in NAMED
+        }
+        config = Config(**self._values, **sections, origins=self._origins)
         errors = self._errors or list(_conflicts(config))
         if errors:
             errors[0].others = tuple(errors[1:])
@@ -60,22 +67,23 @@ class Loading:
         return config
 
     def _header(self, header: Assignment, seen: set[str]) -> str:
-        """Check a section header; the unit's name if it is a unit's section."""
+        """Check a section header; the name if it is a section with one."""
         section, place = header.section, header.place._replace(text=header.section)
-        if not section.startswith(_UNIT):
+        kind = _kind(section)
+        if not kind:
             if section not in _SECTIONS:
                 self._errors.append(place.error(_unknown_section(section)))
             return ""
         try:
-            name = values.protected_unit(section.removeprefix(_UNIT).strip())
-            if name in seen:
-                raise ValueError(f"[{_UNIT}{name}] is here twice; put its keys together")
+            name = NAMED[kind].parse(section.removeprefix(kind).strip())
+            if f"{kind} {name}" in seen:
+                raise ValueError(f"[{kind} {name}] is here twice; put its keys together")
         except ValueError as error:
             self._errors.append(place.error(str(error)))
             return ""
-        seen.add(name)
-        self._units.setdefault(name, {})
-        self._origins.setdefault(("unit", "", name), place)
+        seen.add(f"{kind} {name}")
+        self._named[kind].setdefault(name, {})
+        self._origins.setdefault((kind, "", name), place)
         return name
 
     def _assign(
@@ -83,7 +91,7 @@ class Loading:
         assignment: Assignment,
         table: dict[tuple[str, str], tuple[str, Option]],
         section: str,
-        unit: str,
+        name: str,
     ) -> None:
         row = table.get((section, assignment.key))
         if row is None:
@@ -91,8 +99,8 @@ class Loading:
             self._errors.append(assignment.place.error(message))
             return
         field, option = row
-        target = self._units[unit] if unit else self._values
-        self._origins[section, assignment.key, unit] = assignment.place
+        target = self._named[section][name] if name else self._values
+        self._origins[section, assignment.key, name] = assignment.place
         if option.many:
             target[field] = self._extended(target.get(field, ()), assignment, option)
         elif not assignment.text:
@@ -125,19 +133,32 @@ class Loading:
             return {}
 
 
+def _kind(section: str) -> str:
+    """The kind of a section with a name; "" for any other."""
+    kind, space, _ = section.partition(" ")
+    return kind if space and kind in NAMED else ""
+
+
 def _unknown_section(section: str) -> str:
-    known = [*_SECTIONS, "unit NAME"]
-    if section == "unit":
-        return "[unit] lacks the unit's name: [unit NAME]"
+    known = [*_SECTIONS, *(f"{kind} NAME" for kind in NAMED)]
+    if section in NAMED:
+        return f"[{section}] lacks the {NAMED[section].doc} name: [{section} NAME]"
     return f"[{section[:40]}] is not a section{_nearest(section, known, '[{}]')}"
 
 
 def _unknown_key(section: str, key: str, table: dict[tuple[str, str], Any]) -> str:
     here = [name for where, name in table if where == section]
-    elsewhere = [where for where, name in (*TABLE, *UNIT_TABLE) if name == key]
-    if elsewhere and key not in here:
+    tables = (TABLE, *(named.options for named in NAMED.values()))
+    elsewhere = [where for each in tables for where, name in each if name == key]
+    if elsewhere and not _close(key, here):
         return f"{key!r} is not a key of [{section}]; it belongs in [{elsewhere[0]}]"
     return f"{key[:40]!r} is not a key of [{section}]{_nearest(key, here, '{!r}')}"
+
+
+def _close(word: str, known: list[str]) -> bool:
+    from difflib import get_close_matches
+
+    return bool(get_close_matches(word, known, 1, 0.8))
 
 
 def _nearest(word: str, known: list[str], form: str) -> str:
@@ -157,6 +178,7 @@ def _conflicts(config: Config) -> Iterator[ConfigError]:
     yield from _kept(config)
     yield from _strangers(config)
     yield from _graces(config)
+    yield from configcheck.errors(config)
 
 
 def _kept(config: Config) -> Iterator[ConfigError]:

@@ -118,3 +118,32 @@ def protected_unit(text: str) -> str:
     if len(name) > unitnames.PROTECTED_MAX:
         raise ValueError(f"{text[:40]!r}... is longer than {unitnames.PROTECTED_MAX} characters")
     return name
+
+
+def name(text: str) -> str:
+    """A name of one's own choice, as it will stand in reasons and in the journal."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}", text):
+        return text
+    raise ValueError(f"{text[:40]!r} is not a name: up to 40 letters, digits, '_', '-' and '.'")
+
+
+def word(text: str) -> str:
+    """Any text without white space in it."""
+    if re.fullmatch(r"[!-~]{1,255}", text):
+        return text
+    raise ValueError(f"expected one word of ASCII characters, not {text[:40]!r}")
+
+
+def path(text: str) -> str:
+    """An absolute path."""
+    if re.fullmatch(r"/\S{1,1023}", text):
+        return text
+    raise ValueError(f"expected an absolute path without spaces, not {text[:40]!r}")
+
+
+def address(text: str) -> str:
+    """HOST:PORT; an IPv6 address stands in brackets."""
+    found = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", text)
+    if found and 0 < int(found[1]) < 65536:
+        return text
+    raise ValueError(f"expected HOST:PORT, not {text[:60]!r}")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from quantum_ess import config, gate
 from quantum_ess.compiler import Compiled
 from quantum_ess.errors import ConfigError, EssError, Failed, Usage
+from quantum_ess.guard import rules
 from quantum_ess.unitfiles import UnitFiles
 
 RUN = "/run/quantum-ess"
@@ -52,6 +53,8 @@ def generate(outdir: str, root: str = "") -> None:
     try:
         loaded = config.load(config.default_paths(root))
         files = gate.tree(Compiled(loaded, UnitFiles(root)))
+        if guarded := rules.text(rules.of(loaded)):
+            files[rules.FILE] = guarded
     except ConfigError as error:
         lines = [_outside(str(each), root) for each in (error, *error.others)]
         replace(f"{run}/config-error", "\n".join(lines) + "\n", 0o644)
@@ -70,7 +73,7 @@ def write(files: dict[str, str], outdir: str) -> None:
 
 
 def publish(files: dict[str, str], run: str) -> None:
-    """Make the tree the last good one and its plan the one in force. Raises OSError."""
+    """Make the tree the last good one, its plan and its rules those in force. Raises OSError."""
     good = f"{run}/good"
     for leftover in (f"{good}.new", f"{good}.old"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -81,6 +84,11 @@ def publish(files: dict[str, str], run: str) -> None:
     shutil.rmtree(f"{good}.old", ignore_errors=True)
     plan = files[gate.PLAN]
     replace(f"{run}/plan", plan, _mode(plan))
+    guarded = files.get(rules.FILE)
+    if guarded:
+        replace(f"{run}/guard-plan", guarded, _mode(guarded))
+    elif os.path.lexists(f"{run}/guard-plan"):
+        os.unlink(f"{run}/guard-plan")
     if os.path.lexists(f"{run}/config-error"):
         os.unlink(f"{run}/config-error")
 
@@ -100,9 +108,9 @@ def _opener(mode: int) -> Callable[[str, int], int]:
 
 
 def _mode(content: str) -> int:
-    """0600 for a plan with a password in it, else 0644."""
+    """0600 for a plan or rules with a password in it, else 0644."""
     for line in content.splitlines():
-        if line.startswith("set redis.url ") and ("@" in line or "password=" in line):
+        if "redis.url" in line and ("@" in line or "password=" in line):
             return 0o600
     return 0o644
 

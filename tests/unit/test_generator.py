@@ -13,6 +13,7 @@ from madeup import HERE, Host
 
 from quantum_ess import gate, generator
 from quantum_ess.config import load
+from quantum_ess.guard import rules
 
 SCRIPT = HERE / "quantum_ess/libexec/generator"
 
@@ -46,6 +47,28 @@ def test_a_password_is_for_root_only(host: Host) -> None:
     assert generator.main([str(host.early), str(host.root)]) == 0
     for path in (host.run / "plan", host.run / "good" / gate.PLAN, host.early / gate.PLAN):
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+GUARDED = "[condition c]\nredis = k\nlimit = > 1\n"
+
+
+def test_the_guards_rules_stand_and_fall_with_the_plan(host: Host) -> None:
+    run = [str(host.early), str(host.root)]
+    host.configure(GUARDED)
+    assert generator.main(run) == 0
+    text = (host.run / "guard-plan").read_text()
+    assert rules.parse(text).rules[0].name == "c"
+    assert (host.run / "good" / rules.FILE).read_text() == text
+    host.configure(GUARDED + "limit = > 2\n")
+    assert generator.main(run) == 6
+    assert (host.run / "guard-plan").read_text() == text
+    host.configure(GUARDED + "[redis]\nurl = redis://:secret@127.0.0.1:6379/0\n")
+    assert generator.main(run) == 0
+    assert (host.run / "guard-plan").stat().st_mode & 0o777 == 0o600
+    host.configure("")
+    assert generator.main(run) == 0
+    assert not (host.run / "guard-plan").exists()
+    assert not (host.run / "good" / rules.FILE).exists()
 
 
 def test_the_default_tree_looks_at_no_host(tmp_path: Path) -> None:

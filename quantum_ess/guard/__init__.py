@@ -1,0 +1,5 @@
+"""The guard: activates by itself when what the operator configured has come true.
+
+condition and configcheck: the configuration; rules: compiled, what the guard reads; evaluate: pure
+decisions; *source: where values come from; service: the loop; state: what others see of it.
+"""
