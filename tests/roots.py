@@ -7,6 +7,8 @@ stored under a name that contains the hash of its recipe: another recipe is anot
 import fcntl
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -72,13 +74,37 @@ def root_tree(release: str, extra: Sequence[str] = ()) -> Path:
     `extra` names packages that it holds beside the usual ones: another tree for each such list.
     An interrupted build leaves only a `tmp.*` directory, which the next build removes.
     """
-    recipe = _recipe(extra)
+    return tree(release, _recipe(extra))
+
+
+def build_root(release: str, control: Path) -> Path:
+    """The minimal tree that builds the package of this debian/control: nothing but what it names.
+
+    With locales for the second of two builds that must be the same, and eatmydata for speed.
+    """
+    field = re.search(r"^Build-Depends:((?:\n .*)+)", control.read_text(), re.M)
+    assert field is not None
+    wanted = re.sub(r" *<[^>]*>", "", " ".join(field[1].split())).rstrip(",")
+    install = "apt-get -y --no-install-recommends satisfy"
+    return tree(
+        release,
+        (
+            "--variant=buildd",
+            "--include=locales,fakeroot,eatmydata",
+            f'--customize-hook=chroot "$1" {install} {shlex.quote(wanted)}',
+            '--customize-hook=chroot "$1" localedef -i tr_TR -f UTF-8 tr_TR.UTF-8',
+        ),
+    )
+
+
+def tree(release: str, recipe: Sequence[str]) -> Path:
+    """The root tree that mmdebstrap makes with these options, built if it is not there."""
     key = hashlib.sha256("\n".join((release, *recipe)).encode()).hexdigest()[:12]
-    tree = cache_directory() / f"{release}-{key}"
+    place = cache_directory() / f"{release}-{key}"
     with locked(cache_directory()):
-        if not tree.is_dir():
-            _build(release, recipe, tree)
-    return tree
+        if not place.is_dir():
+            _build(release, recipe, place)
+    return place
 
 
 def _build(release: str, recipe: Sequence[str], tree: Path) -> None:

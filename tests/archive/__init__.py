@@ -1,0 +1,1 @@
+"""Tests of the package as the archive would test it: `make test-packaging`."""

@@ -1,0 +1,92 @@
+"""Build: offline in a minimal chroot, twice the same, with each profile; lintian has no word."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from archive.build import Builder
+from chroot import Chroot
+from host import CommandFailed
+from roots import tree
+
+# What a release's lintian can't know, with the reason; nothing else is suppressed.
+SUPPRESSED = {
+    "bookworm": {
+        # Of a later lintian's release; the package follows the newest policy there is.
+        "newer-standards-version",
+        # Dropped from lintian since: Debian no longer asks for init scripts. An override would be
+        # an unknown tag to Debian 13's.
+        "package-supports-alternative-init-but-no-init.d-script",
+    },
+    "trixie": set[str](),
+}
+
+
+def only(directory: Path, pattern: str) -> Path:
+    """The one file of that pattern."""
+    (found,) = directory.glob(pattern)
+    return found
+
+
+def contents(deb: Path) -> str:
+    """What differs in two packages, made readable: members, their modes, owners, sizes, times."""
+    return subprocess.check_output(("dpkg-deb", "--contents", deb), text=True)
+
+
+def test_a_build_reaches_no_network(builder: Builder) -> None:
+    """The chroot that the builds are in has no way out: not even a loopback interface is up."""
+    assert "state UP" not in builder.chroot.run("cat /sys/class/net/*/operstate 2>/dev/null || :")
+    with pytest.raises(CommandFailed):
+        builder.chroot.run(
+            "python3 -c 'import socket; socket.create_connection((\"192.0.2.1\", 80), 5)'"
+        )
+
+
+def test_lintian(release: str, built: Path) -> None:
+    """Not a word, pedantic and experimental tags included, from the release's own lintian."""
+    root = tree(release, ("--variant=minbase", "--include=lintian"))
+    with Chroot(root, {built: "/built"}) as chroot:
+        suppress = ",".join(sorted(SUPPRESSED[release]))
+        option = f"--suppress-tags {suppress}" if suppress else ""
+        said = chroot.run(
+            f"lintian --allow-root --pedantic -E -I {option} /built/*.changes 2>&1 || :"
+        )
+    assert said == ""
+
+
+def test_two_builds_are_the_same(builder: Builder, built: Path) -> None:
+    """Another path, time zone, locale, umask and user name; and without the tests."""
+    builder.chroot.run("dpkg --remove python3-pytest python3-hypothesis")
+    other = builder.build(
+        "other",
+        place="/srv/another place/and a deeper one",
+        umask="0077",
+        options="-Pnocheck",
+        DEB_BUILD_OPTIONS="nocheck parallel=2",
+        TZ="Pacific/Kiritimati",
+        LC_ALL="tr_TR.UTF-8",
+        LANG="tr_TR.UTF-8",
+        HOME="/nonexistent",
+        USER="somebody",
+    )
+    one, two = only(built, "*.deb"), only(other, "*.deb")
+    assert contents(one) == contents(two)
+    assert one.read_bytes() == two.read_bytes()
+    assert only(built, "*.dsc").read_bytes() == only(other, "*.dsc").read_bytes()
+
+
+def test_without_documentation(builder: Builder, built: Path) -> None:
+    """The profile nodoc leaves out the man pages, and nothing else."""
+    options = {"DEB_BUILD_OPTIONS": "nodoc nocheck"}
+    bare = builder.build("nodoc", place="/build/nodoc", options="-Pnodoc,nocheck -b", **options)
+
+    def files(directory: Path) -> set[str]:
+        rows = contents(only(directory, "*.deb")).splitlines()
+        return {row.split(maxsplit=5)[5] for row in rows if row[0] != "d"}
+
+    assert {name for name in files(built) if "/man/man" in name}
+    left_out = files(built) - files(bare)
+    assert files(bare) < files(built)
+    assert {name for name in left_out if "/man/man" not in name} == set()
+    assert {name for name in files(bare) if "/man/man" in name} == set()

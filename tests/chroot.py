@@ -1,0 +1,80 @@
+"""A disposable copy of a root tree in which commands run without network and without systemd.
+
+    with Chroot(root_tree("trixie"), binds={Path("dist"): "/dist"}) as chroot:
+        chroot.run("dpkg --install /dist/*.deb")
+
+Each command gets mount, network and PID namespaces of its own, so no mount and no process can
+outlive it; what it writes is there for the next one.
+"""
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from host import CommandFailed
+from roots import SYSTEM_PATH, cache_directory
+
+
+class Chroot:
+    """One copy (an overlay) of a root tree; gone when its `with` block ends."""
+
+    def __init__(self, tree: Path, binds: Mapping[Path, str] | None = None) -> None:
+        self.tree = tree
+        self.binds = dict(binds or {})
+
+    def __enter__(self) -> Self:
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        self.place = Path(tempfile.mkdtemp(prefix="chroot.", dir=cache_directory()))
+        for part in ("up", "work", "root"):
+            (self.place / part).mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.place)
+
+    def path(self, path: str) -> Path:
+        """Where a file that a command has written lies outside."""
+        return self.place / "up" / path.lstrip("/")
+
+    def run(self, script: str, check: bool = True, timeout: float = 900, **env: str) -> str:
+        """Run a shell script that ends at its first error; what it printed, stderr included.
+
+        Raises CommandFailed with all of that if its exit status is not 0 and `check` is set.
+        """
+        root = shlex.quote(str(self.place / "root"))
+        layers = f"lowerdir={self.tree},upperdir={self.place}/up,workdir={self.place}/work"
+        binds = "".join(
+            f"mkdir -p {root}{inside}; mount --bind {shlex.quote(str(outside))} {root}{inside}; "
+            for outside, inside in self.binds.items()
+        )
+        mounts = (
+            f"mount -t overlay overlay -o {shlex.quote(layers)} {root}; {binds}"
+            f"mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev; "
+            f"mount -t tmpfs tmpfs {root}/tmp; "
+        )
+        clean = {"PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"} | env
+        clean.setdefault("DEBIAN_FRONTEND", "noninteractive")
+        words = [f"{name}={value}" for name, value in clean.items()]
+        inner = shlex.join(("env", "-i", *words, "chroot", root, "sh", "-ec", script))
+        options = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--ipc", "--uts")
+        done = subprocess.run(
+            ("unshare", *options, "sh", "-ec", f"{mounts}exec {inner}"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise CommandFailed(f"exit status {done.returncode}: {script}\n{done.stdout}")
+        return done.stdout
