@@ -46,7 +46,13 @@ class Chroot:
         """Where a file that a command has written lies outside."""
         return self.place / "up" / path.lstrip("/")
 
-    def run(self, script: str, check: bool = True, timeout: float = 900, **env: str) -> str:
+    def run(
+        self,
+        script: str,
+        check: bool = True,
+        timeout: float = 900,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         """Run a shell script that ends at its first error; what it printed, stderr included.
 
         Raises CommandFailed with all of that if its exit status is not 0 and `check` is set.
@@ -62,7 +68,7 @@ class Chroot:
             f"mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev; "
             f"mount -t tmpfs tmpfs {root}/tmp; "
         )
-        clean = {"PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"} | env
+        clean = {"PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"} | dict(env or {})
         clean.setdefault("DEBIAN_FRONTEND", "noninteractive")
         words = [f"{name}={value}" for name, value in clean.items()]
         inner = shlex.join(("env", "-i", *words, "chroot", root, "sh", "-ec", script))

@@ -42,6 +42,6 @@ class Builder:
             f"cd tree; umask {umask};"
             f"dpkg-buildpackage -us -uc {options} || exit 1;"
             f"cp ../*.* /out/{name}/; cp /out/*.tar.* /out/{name}/",
-            **env,
+            env=env,
         )
         return self.out / name
