@@ -14,7 +14,7 @@ from quantum_ess import actor, latch, marker, record
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
-from quantum_ess.trail import ACTIVATION, NOTICE, Trail, flush, short
+from quantum_ess.trail import NOTICE, Trail, flush, short
 
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
@@ -194,11 +194,19 @@ def _began(group: Group, claim: dict[str, Any], epoch: float) -> float:
     witnesses = [by_flag]
     if isinstance(claim.get("boottime"), int | float):
         witnesses.append(claim["boottime"])
-    noted = record.text(group.began)
-    if noted.isdigit():
-        witnesses.append(int(noted) / 1000)
+    noted, _ = _first_blow(group)
+    if noted is not None:
+        witnesses.append(noted)
     began = max(min(witnesses), by_flag - AMISS)
     return time.monotonic() - boottime + began - MARGIN
+
+
+def _first_blow(group: Group) -> tuple[float | None, list[str]]:
+    """When the first blow from the shell fell (CLOCK_BOOTTIME, seconds), and who was alive then."""
+    noted, *units = record.text(group.began, record.LONGEST).split() or [""]
+    if not (noted.isascii() and noted.isdigit() and len(noted) < 16):
+        return None, []
+    return int(noted) / 1000, [unit for unit in units if record.UNIT.fullmatch(unit)]
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
@@ -219,6 +227,11 @@ def _running(
     """
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
+    # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
+    noted, alive = _first_blow(group)
+    boottime = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    if noted is not None and noted - boottime >= began:
+        running.update(unit for unit in alive if plan.match(unit))
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
@@ -242,7 +255,7 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
     Started as a unit, it does so before `halt` sets the flag; and a flag that has gone again has
     no time at all.
     """
-    for unit in (ACTIVATION, group.trigger):
+    for unit in (group.activation, group.trigger):
         stamp = _stamp(manager, manager.load(unit), "InactiveExitTimestampMonotonic") - 0.1
         if began - RECENT < stamp < began:
             began = stamp

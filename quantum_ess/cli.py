@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantum_ess import __version__
 from quantum_ess.errors import Incomplete, NotPermitted, NotVerified
-from quantum_ess.group import TRADING, Group
+from quantum_ess.group import DRILL, TRADING, Group
 
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
@@ -24,6 +24,7 @@ def build() -> argparse.ArgumentParser:
         prog="quantum-ess", description="Emergency stop for trading services.", epilog=EPILOG
     )
     parser.add_argument("--version", action="version", version=f"quantum-ess {__version__}")
+    parser.add_argument("--group", choices=("drill",), help=argparse.SUPPRESS)  # `drill` gives it
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     stop = commands.add_parser("activate", help="stop all protected units now, and hold them down")
     stop.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
@@ -53,15 +54,16 @@ def build() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run one command line; returns the exit status. Raises EssError."""
     args = build().parse_args(argv)
+    group = DRILL if args.group else TRADING
     if args.command == "activate":
-        return activate(TRADING, args.trigger, args.reason, args.created)
+        return activate(group, args.trigger, args.reason, args.created)
     if args.command == "deactivate":
-        return deactivate(TRADING, args.trigger, args.reason, not args.no_start)
+        return deactivate(group, args.trigger, args.reason, not args.no_start)
     if args.command == "config":
         return show_config()
     if args.command == "tend":
-        return tend(TRADING)
-    return show_status(TRADING, getattr(args, "json", False), getattr(args, "quiet", False))
+        return tend(group)
+    return show_status(group, getattr(args, "json", False), getattr(args, "quiet", False))
 
 
 def need_root(what: str) -> None:
@@ -88,7 +90,10 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
 
     if outcome.verified:
         again = "" if outcome.flag.created else ", was active already"
-        print(f"ESS Status: ACTIVE\nverified stopped in {outcome.seconds:.3f} s{again}", flush=True)
+        print(
+            f"{_title(group, 'ACTIVE')}\nverified stopped in {outcome.seconds:.3f} s{again}",
+            flush=True,
+        )
     try:
         result = account.settle(group, request, outcome)
     except Exception as error:  # the stop stands, whatever the bookkeeping ran into
@@ -119,10 +124,15 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool) -> int:
     from quantum_ess import release
 
     if release.deactivate(group, trigger, reason, start, say=lambda text: print(text, flush=True)):
-        print("ESS Status: INACTIVE")
+        print(_title(group, "INACTIVE"))
     elif trigger == "command":
-        print("ESS Status: INACTIVE\nwas not active; nothing was started")
+        print(f"{_title(group, 'INACTIVE')}\nwas not active; nothing was started")
     return 0
+
+
+def _title(group: Group, status: str) -> str:
+    """The first line: a drill must not be taken for the emergency stop."""
+    return f"DRILL Status: {status} (canaries only)" if group.drill else f"ESS Status: {status}"
 
 
 def show_status(group: Group, as_json: bool, quiet: bool) -> int:

@@ -10,36 +10,45 @@ from collections.abc import Iterator
 
 from quantum_ess import unitnames
 from quantum_ess.compiler import Compiled
+from quantum_ess.group import TRADING, Group
 
-FLAG = "/run/quantum/ESS_ON"
-STATE = "/var/lib/quantum-ess"
-RECORD = STATE + "/latched"
-PATHS = (FLAG, RECORD)
 DROP_IN = "zzz-quantum-ess.conf"
-CONFLICTS = "quantum-ess-halt.target.d/zzz-units.conf"
+CONFLICTS = f"{TRADING.halt}.d/zzz-units.conf"
 PLAN = "quantum-ess.plan"
 _SAYS = "# Written by quantum-ess from its configuration, see quantum-ess.conf(5).\n"
 
-# Asked twice: "+" frees the command from the unit's user and sandbox but not from its mounts, so
-# that TemporaryFileSystem=/run, say, would hide the flag. PID 1's root shows it. -h, as -e follows
-# a symlink and does not see one that dangles.
-_UNLATCHED = " -a ".join(
-    f"! {test} {view}{path}"
-    for view in ("", "/proc/1/root")
-    for test, path in (*(("-e", path) for path in PATHS), ("-h", FLAG))
-)
-_UNIT = f"""\
+
+def _unit(group: Group) -> str:
+    return f"""\
 [Unit]
-AssertPathExists=!{FLAG}
-AssertPathIsSymbolicLink=!{FLAG}
-AssertPathExists=!{RECORD}
-RequiresMountsFor={STATE}
-Wants=quantum-ess-held@%n.service
+AssertPathExists=!{group.flag}
+AssertPathIsSymbolicLink=!{group.flag}
+AssertPathExists=!{group.record}
+RequiresMountsFor={group.state}
+Wants={group.prefix}-held@%n.service
 """
-_SERVICE = f"""\
+
+
+def _unlatched(group: Group) -> str:
+    """Arguments of test(1) that ask whether the latch is open.
+
+    Asked twice: "+" frees the command from the unit's user and sandbox but not from its mounts, so
+    that TemporaryFileSystem=/run, say, would hide the flag. PID 1's root shows it. -h, as -e
+    follows a symlink and does not see one that dangles.
+    """
+    tests = (("-e", group.flag), ("-e", group.record), ("-h", group.flag))
+    views = ("", "/proc/1/root")
+    return " -a ".join(f"! {test} {view}{path}" for view in views for test, path in tests)
+
+
+def _service(group: Group) -> str:
+    return f"""\
 [Service]
-ExecCondition=+/usr/bin/test {_UNLATCHED}
+ExecCondition=+/usr/bin/test {_unlatched(group)}
 """
+
+
+_SERVICE = _service(TRADING)
 _NO_SERVICE = "# No ExecCondition=: it could not see the flag from this service's root directory.\n"
 _SELECTIVE = """\
 [Service]
@@ -59,9 +68,19 @@ def tree(compiled: Compiled) -> dict[str, str]:
     return files
 
 
-def full(name: str) -> str:
+def drill_tree(group: Group, units: tuple[str, ...]) -> dict[str, str]:
+    """Gate and conflicts of a drill's canaries: made when the package is built, never by PID 1.
+
+    The generator, on which trading's gate depends, so has nothing to do with a drill.
+    """
+    files = {f"{name}.d/{group.prefix}.conf": full(name, group) for name in units}
+    return {**files, f"{group.halt}.d/units.conf": conflicts(units)}
+
+
+def full(name: str, group: Group = TRADING) -> str:
     """The gate of a unit of that type: both halves for a service, the first for anything else."""
-    return _SAYS + _UNIT + (_SERVICE if unitnames.unit_type(name) == "service" else "")
+    service = _service(group) if unitnames.unit_type(name) == "service" else ""
+    return _SAYS + _unit(group) + service
 
 
 def _gate(compiled: Compiled, name: str) -> str:
@@ -77,7 +96,7 @@ def _gate(compiled: Compiled, name: str) -> str:
 def selective(protect: list[str], keep: list[str]) -> str:
     """A gate for services that looks at the name: these patterns are held, but not those."""
     arms = [f"{_case(keep)}) ;;"] if keep else []
-    arms.append(f"{_case(protect)}) test {_UNLATCHED} ;;")
+    arms.append(f"{_case(protect)}) test {_unlatched(TRADING)} ;;")
     return _SAYS + _SELECTIVE.format(arms=" ".join(arms))
 
 

@@ -11,14 +11,15 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from quantum_ess import config, gate
+from quantum_ess import config, gate, plan
 from quantum_ess.compiler import Compiled
 from quantum_ess.errors import ConfigError, EssError, Failed, Usage
+from quantum_ess.group import DRILL, TRADING
 from quantum_ess.guard import rules
 from quantum_ess.unitfiles import UnitFiles
 
-RUN = "/run/quantum-ess"
-USAGE = "usage: generator OUTDIR [ROOT] | --default CONF OUTDIR"
+RUN = TRADING.run
+USAGE = "usage: generator OUTDIR [ROOT] | --default CONF OUTDIR | --drill OUTDIR"
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +29,9 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case ["--default", conf, outdir]:
                 write(gate.tree(Compiled(config.load([conf]))), outdir)
+            case ["--drill", outdir]:
+                canaries = tuple(entry.name for entry in plan.read(DRILL).protect)
+                write(gate.drill_tree(DRILL, canaries), outdir)
             case [outdir] | [outdir, ""]:
                 generate(outdir)
             case [outdir, root]:
@@ -82,8 +86,8 @@ def publish(files: dict[str, str], run: str) -> None:
         os.rename(good, f"{good}.old")
     os.rename(f"{good}.new", good)
     shutil.rmtree(f"{good}.old", ignore_errors=True)
-    plan = files[gate.PLAN]
-    replace(f"{run}/plan", plan, _mode(plan))
+    text = files[gate.PLAN]
+    replace(f"{run}/plan", text, _mode(text))
     guarded = files.get(rules.FILE)
     if guarded:
         replace(f"{run}/guard-plan", guarded, _mode(guarded))

@@ -1,12 +1,31 @@
 """A group: where one latch keeps its flag, its record and its plan.
 
-Everything that stops, holds or releases takes a Group, so that a second group (a drill's canaries)
-is another value and not another code path. Only `os` is imported: this is on the stop path.
+Everything that stops, holds or releases takes a Group: the drill's canaries are another value and
+not another code path. libexec/strike has the same two. Only `os` is imported: this is on the stop
+path.
 """
 
 import os
 
 SHIPPED = "/usr/lib/quantum-ess/default"
+
+# The four units of the operations card: the last resort when no plan is left.
+FOUR = """\
+protect quantum-ai-engine.service 0 0
+protect quantum-execution.service 0 0
+protect quantum-apply-layer.service 0 0
+protect quantum-governor.service 0 0
+"""
+# A drill's whole plan. It knows nothing of Redis, and waits no longer than it must.
+CANARIES = """\
+protect quantum-ess-canary-normal.service 0 0
+protect quantum-ess-canary-deaf.service 0 0
+protect quantum-ess-canary-forks.service 0 0
+protect quantum-ess-canary-restarts.service 0 0
+set redis.enabled no
+set resume.settle_ms 100
+set resume.timeout_ms 10000
+"""
 
 
 class Group:
@@ -15,20 +34,53 @@ class Group:
     flag: its presence means active (tmpfs, gone after a reboot).
     run: scratch directory on the same tmpfs (claims, lock, plan).
     state: directory that outlives a reboot (record, spool).
-    trigger, halt, watches: the units with which PID 1 holds the latch; a release stops them.
+    prefix: its journal identifier, and what the names of its units begin with.
+    activation: the unit whose start is an activation.
+    built_in: what is protected if no plan can be read: lines of a plan.
+    drill: nothing of it is an emergency, and it has no plan to read: no file can make a drill kill
+    anything but its canaries.
     """
 
-    __slots__ = ("flag", "halt", "run", "state", "trigger", "watches")
+    __slots__ = ("activation", "built_in", "drill", "flag", "prefix", "run", "state")
 
     def __init__(
-        self, flag: str, run: str, state: str, trigger: str, halt: str, watches: tuple[str, ...]
+        self,
+        flag: str,
+        run: str,
+        state: str,
+        *,
+        prefix: str = "quantum-ess",
+        activation: str = "quantum-ess.service",
+        built_in: str = FOUR,
+        drill: bool = False,
     ) -> None:
         self.flag = flag
         self.run = run
         self.state = state
-        self.trigger = trigger
-        self.halt = halt
-        self.watches = watches
+        self.prefix = prefix
+        self.activation = activation
+        self.built_in = built_in
+        self.drill = drill
+
+    @property
+    def trigger(self) -> str:
+        """The unit that the flag starts; it stays active while latched."""
+        return self.prefix + "-trigger.service"
+
+    @property
+    def halt(self) -> str:
+        """The target that conflicts with every protected unit."""
+        return self.prefix + "-halt.target"
+
+    @property
+    def watch(self) -> str:
+        """The unit that compares the host with the flag."""
+        return self.prefix + "-watch.service"
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The units with which PID 1 holds the latch; a release stops them."""
+        return (self.trigger, self.halt, self.prefix + "-watch.path")
 
     @property
     def record(self) -> str:
@@ -72,7 +124,7 @@ class Group:
 
     @property
     def began(self) -> str:
-        """When the first blow of this stop fell, in milliseconds of CLOCK_BOOTTIME."""
+        """When the first blow of this stop fell (ms of CLOCK_BOOTTIME), and whom it found alive."""
         return self.run + "/began"
 
     @property
@@ -83,6 +135,8 @@ class Group:
     @property
     def plans(self) -> tuple[str, ...]:
         """Where the plan may be, best first."""
+        if self.drill:
+            return ()
         return (
             self.run + "/plan",
             self.state + "/good/quantum-ess.plan",
@@ -94,11 +148,13 @@ class Group:
         return os.path.lexists(self.flag) or os.path.lexists(self.record)
 
 
-TRADING = Group(
-    flag="/run/quantum/ESS_ON",
-    run="/run/quantum-ess",
-    state="/var/lib/quantum-ess",
-    trigger="quantum-ess-trigger.service",
-    halt="quantum-ess-halt.target",
-    watches=("quantum-ess-watch.path",),
+TRADING = Group("/run/quantum/ESS_ON", "/run/quantum-ess", "/var/lib/quantum-ess")
+DRILL = Group(
+    "/run/quantum-drill/DRILL_ON",
+    "/run/quantum-ess-drill",
+    "/var/lib/quantum-ess/drill",
+    prefix="quantum-ess-drill",
+    activation="quantum-ess-drill-activate.service",
+    built_in=CANARIES,
+    drill=True,
 )

@@ -4,24 +4,11 @@ Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAM
 `set KEY VALUE` lines, in the order of restart (docs/design.md).
 """
 
-from quantum_ess.group import Group
+from quantum_ess.group import FOUR, Group
 
 HEADER = "quantum-ess-plan 1"
 LONGEST_GRACE_MS = 1500  # quantum-ess.conf(5); a damaged plan must not put off the kill
-# The four units and four neighbours of the operations card: the last resort when no plan is left.
-BUILT_IN = (
-    HEADER
-    + "\n"
-    + "".join(
-        f"protect {name}.service 0 0\n"
-        for name in (
-            "quantum-ai-engine",
-            "quantum-execution",
-            "quantum-apply-layer",
-            "quantum-governor",
-        )
-    )
-)
+BUILT_IN = f"{HEADER}\n{FOUR}"
 
 
 class Protected:
@@ -67,12 +54,11 @@ class Plan:
     def match(self, unit: str) -> Protected | None:
         """How to stop that unit, or None if it is not protected.
 
-        A literal name outranks a pattern, and keeping outranks a pattern that protects.
+        A literal name outranks a pattern, and keeping outranks a pattern that protects. ESS's own
+        units can't be named in the configuration, so a literal among them is a drill's canary.
         """
-        if is_own(unit):
-            return None
         entry = self._literal.get(unit)
-        if entry is None and self._patterns and not self.keeps(unit):
+        if entry is None and self._patterns and not self.keeps(unit) and not is_own(unit):
             return next((e for e in self._patterns if _fnmatch(unit, e.name)), None)
         return entry
 
@@ -103,7 +89,7 @@ def _grace(text: str) -> float:
 
 
 def is_own(unit: str) -> bool:
-    """ESS's own units and init.scope are never protected, whatever a pattern says."""
+    """ESS's own units and init.scope are protected by no pattern."""
     return unit.startswith(("quantum-ess.", "quantum-ess-")) or unit == "init.scope"
 
 
@@ -126,4 +112,4 @@ def read(group: Group) -> Plan:
                 return Plan(file.read(), path)
         except (OSError, ValueError):
             continue
-    return Plan(BUILT_IN, "built-in")
+    return Plan(f"{HEADER}\n{group.built_in}", "built-in")

@@ -146,11 +146,11 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def text(path: str) -> str:
+def text(path: str, most: int = 4096) -> str:
     """A small file's content without surrounding space, "" if it can't be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4096).strip()
+            return file.read(most).strip()
     except OSError:
         return ""
 

@@ -120,14 +120,14 @@ class Release:
                 record.remove(self.group.seen)
                 record.remove(self.group.began)
         self._guard()
-        held = [self.group.trigger, self.group.halt, *self.group.watches]
+        held = list(self.group.holders)
         for unit in held:
             with contextlib.suppress(Refused):
                 manager.stop(unit, "replace")  # the path unit may want it again in a moment
         if left := self._wait_at_rest(manager, held, 5.0):
             raise Unreachable(f"{' and '.join(left)} did not end")
         # The watch may be in the middle of a kill; it sees the open latch before the next one.
-        self._wait_at_rest(manager, ["quantum-ess-watch.service"], 1.0)
+        self._wait_at_rest(manager, [self.group.watch], 1.0)
 
     def _wait_at_rest(self, manager: Manager, units: list[str], seconds: float) -> list[str]:
         """Wait until those units are at rest; returns the ones that are not when time is up."""
@@ -173,10 +173,10 @@ class Release:
     def _yield_to_activation(self, manager: Manager) -> None:
         """Before a unit is blamed: is somebody stopping it whose flag we do not see yet?
 
-        Starting quantum-ess.service stops the units by halt.target at once and sets the flag a
+        Starting the activation unit stops the units by halt.target at once and sets the flag a
         moment later. Raises Superseded.
         """
-        stopping = [self.group.halt, self.group.trigger, "quantum-ess.service"]
+        stopping = [self.group.halt, self.group.trigger, self.group.activation]
         self._wait_at_rest(manager, stopping, 2.0)
 
     def _wait_up(self, manager: Manager, name: str, began: float) -> str:

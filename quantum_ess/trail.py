@@ -19,7 +19,6 @@ from quantum_ess.record import Record
 
 JOURNAL = "/run/systemd/journal/socket"
 CRIT, NOTICE = 2, 5
-ACTIVATION, TRIGGER = "quantum-ess.service", "quantum-ess-trigger.service"
 
 
 class Trail:
@@ -41,13 +40,17 @@ class Trail:
             self._keep(entry)
 
     def _fields(self, event: str, text: str, priority: int) -> dict[str, str]:
-        trigger = str(self.record.get("trigger", "unknown"))
+        trigger, group = str(self.record.get("trigger", "unknown")), self.group
+        message = f"[ESS AUDIT] {text}"
+        if group.drill:  # nobody, and no alert, may take it for an emergency
+            message = f"[ESS DRILL] {text.replace('ESS ', 'DRILL ', 1)}"
+            event, priority = f"drill-{event}", max(priority, NOTICE)
         fields = {
-            "MESSAGE": f"[ESS AUDIT] {text}",
+            "MESSAGE": message,
             "PRIORITY": str(priority),
-            "SYSLOG_IDENTIFIER": "quantum-ess",
+            "SYSLOG_IDENTIFIER": self.group.prefix,
             "SYSLOG_PID": str(os.getpid()),
-            "OBJECT_SYSTEMD_UNIT": TRIGGER if trigger == "flag" else ACTIVATION,
+            "OBJECT_SYSTEMD_UNIT": group.trigger if trigger == "flag" else group.activation,
             "ESS_INCIDENT": self.incident,
             "ESS_EVENT": event,
             "ESS_EVENT_ID": uuid.uuid4().hex,

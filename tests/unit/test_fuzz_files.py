@@ -57,7 +57,7 @@ def group(tmp_path: Path) -> Group:
     for name in ("flag", "run", "state"):
         (tmp_path / name).mkdir()
     below = (f"{tmp_path}/flag/ON", f"{tmp_path}/run", f"{tmp_path}/state")
-    return Group(*below, "t.service", "h", ())
+    return Group(*below)
 
 
 def put(path: str, content: bytes) -> None:
@@ -75,7 +75,7 @@ def assert_usable(found: record.Record) -> None:
     assert all(math.isfinite(int(found[key])) for key in ("epoch", "stop_ms") if key in found)
     actor.describe(found.get("actor", {}))
     status._age(found.get("epoch"))
-    trail.encode(trail.Trail(Group("", "", "", "", "", ()), "", found)._fields("", "", 2))
+    trail.encode(trail.Trail(Group("", "", ""), "", found)._fields("", "", 2))
 
 
 def test_a_record(group: Group) -> None:
