@@ -12,14 +12,14 @@ DEB := dist/quantum-ess_$(VERSION)_all.deb
 VENV := .venv/bin
 
 # What the package is made of; directories too, so that a deletion counts.
-SOURCES := $(shell find debian etc man quantum_ess tests/unit pyproject.toml \
+SOURCES := $(shell find debian etc man monitoring quantum_ess tests/unit pyproject.toml \
 	-name __pycache__ -prune -o -print)
 SHELL_SCRIPTS := $(filter-out %/controller,$(wildcard quantum_ess/libexec/*)) \
 	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run archive/apt-repo
 
 BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev fakeroot \
 	pybuild-plugin-pyproject python3-all python3-daemon python3-hypothesis python3-jeepney \
-	python3-pytest python3-redis python3-setuptools
+	python3-prometheus-client python3-pytest python3-redis python3-setuptools
 TEST_PACKAGES := apt-utils autopkgtest git gnupg gpgv groff lintian man-db mandoc mmdebstrap mount \
 	piuparts procps python3-pip reprepro \
 	python3-venv shellcheck strace systemd systemd-container util-linux zstd
@@ -80,7 +80,7 @@ lint-python:
 	@PATH=$(CURDIR)/$(VENV):$$PATH
 	ruff format --check .
 	ruff check .
-	mypy quantum_ess tests
+	mypy quantum_ess tests monitoring
 
 .PHONY: lint-shell
 lint-shell:
@@ -123,7 +123,7 @@ lint-package: $(DEB)
 
 .PHONY: unit
 unit:  ## tests that need no host
-	@$(VENV)/python -m pytest -q tests/unit
+	@$(VENV)/python -m pytest -q tests/unit tests/monitoring
 
 .PHONY: host-tests
 host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, booted for them (root)
@@ -154,6 +154,15 @@ apt-repo: build-setup setup deb  ## signed APT repository in dist/apt (key: QUAN
 	@archive/apt-repo dist/apt main=$(DEB) main=$(DEB:_all.deb=.dsc)
 	echo "built dist/apt; for each suite one file to copy to /etc/apt/sources.list.d:"
 	ls dist/apt/*.sources
+
+.PHONY: dashboard
+dashboard: root setup  ## the Grafana dashboard's JSON, anew from monitoring/dashboard.py
+	$(VENV)/python monitoring/dashboard.py >monitoring/dashboards/quantum-ess.json
+
+.PHONY: picture
+picture: root setup deb  ## the picture of the dashboard in the README, anew from a real Prometheus
+	@$(VENV)/pip install -q --disable-pip-version-check matplotlib==3.11.2
+	$(VENV)/python tests/picture.py docs/dashboard.png
 
 .PHONY: faults
 faults: root setup deb  ## fault matrix on booted hosts (about 20 minutes; ARGS="-m smoke": the key ones)

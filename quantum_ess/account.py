@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from quantum_ess import actor, latch, marker, record
+from quantum_ess import actor, latch, marker, record, refresh
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
@@ -67,6 +67,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         account.problems += [f"audit entry lost: {why}" for why in trail.lost]
         if trail.kept:
             account.problems.append(f"journald did not listen: {trail.kept} audit entries kept")
+    refresh.metrics()
     return account
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from quantum_ess import __version__
-from quantum_ess.errors import Incomplete, NotPermitted, NotVerified
+from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified
 from quantum_ess.group import DRILL, TRADING, Group
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def build() -> argparse.ArgumentParser:
         help="print nothing; exit status 0: active, 3: inactive",
     )
     commands.add_parser("config", help="check the configuration on disk and print its plan")
+    metrics = commands.add_parser("metrics", help="print metrics for Prometheus")
+    metrics.add_argument(
+        "--write", action="store_true", help="write them where node_exporter reads them instead"
+    )
     commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
     return parser
 
@@ -61,6 +65,8 @@ def main(argv: list[str]) -> int:
         return deactivate(group, args.trigger, args.reason, not args.no_start)
     if args.command == "config":
         return show_config()
+    if args.command == "metrics":
+        return show_metrics(args.write)
     if args.command == "tend":
         return tend(group)
     return show_status(group, getattr(args, "json", False), getattr(args, "quiet", False))
@@ -152,6 +158,25 @@ def show_config() -> int:
     from quantum_ess import config
 
     print(config.load().plan(), end="")
+    return 0
+
+
+def show_metrics(write: bool) -> int:
+    """Print the metrics, or write them for node_exporter. Raises NotPermitted, Failed."""
+    try:
+        from quantum_ess import metrics, refresh
+    except ImportError as error:
+        raise Failed(f"no metrics: {error}", hint="apt install python3-prometheus-client") from None
+    groups = {"trading": TRADING, "drill": DRILL}
+    if not write:
+        print(metrics.text(groups), end="")
+        return 0
+    need_root("metrics --write")
+    try:
+        if not metrics.write(groups):
+            complain(f"note: {refresh.DIRECTORY} is not there: no node_exporter reads any metrics")
+    except OSError as error:
+        raise Failed(f"metrics not written: {error.filename}: {error.strerror}") from None
     return 0
 
 

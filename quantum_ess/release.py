@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from quantum_ess import account, activate, actor, cgroup, latch, marker, record
+from quantum_ess import account, activate, actor, cgroup, latch, marker, record, refresh
 from quantum_ess import plan as plans
 from quantum_ess.errors import NotReleased
 from quantum_ess.group import Group
@@ -94,6 +94,7 @@ class Release:
             record.remove(self._under_way)
             if self.mark:
                 record.remove(record.claim_path(self.group, self.mark[0]))
+        refresh.metrics()
         for note in result.notes:
             self.say(f"note: {note}")
 

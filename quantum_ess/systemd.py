@@ -188,6 +188,10 @@ class Manager:
         """Queue a start job."""
         self._manager("StartUnit", "ss", unit, "replace")
 
+    def restart(self, unit: str) -> None:
+        """Queue a job that starts the unit afresh, also if it is just being started."""
+        self._manager("RestartUnit", "ss", unit, "replace")
+
     def reset_failed(self, unit: str) -> None:
         """Forget that the unit failed, and its restart counter."""
         self._manager("ResetFailedUnit", "s", unit)

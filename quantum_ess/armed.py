@@ -1,0 +1,89 @@
+"""Armed: would a flag set now be seen, and a unit that was stopped be held?
+
+Asked of PID 1 itself, since a file on disk says nothing of what is in force. The gate is read back
+once a daemon-reload, not once a question: a thousand units would keep PID 1 busy for a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from quantum_ess import plan as plans
+from quantum_ess import record
+from quantum_ess.group import Group
+from quantum_ess.plan import Plan
+from quantum_ess.systemd import Manager, Refused, Unreachable
+
+WATCHERS = {
+    "path": "quantum-ess.path",
+    "timer": "quantum-ess-watch.timer",
+    "resident": "quantum-ess-sentry.service",
+}
+GATE = "gate"
+PARTS = (*WATCHERS, GATE)
+
+
+def parts(group: Group) -> dict[str, bool]:
+    """Each part of PARTS: whether it is good. One that PID 1 could not be asked about is not."""
+    good = dict.fromkeys(PARTS, False)
+    try:
+        with Manager(timeout=2.0) as manager:
+            active = {u.name for u in manager.units([*WATCHERS.values()]) if u.active == "active"}
+            good.update((part, unit in active) for part, unit in WATCHERS.items())
+            good[GATE] = not _ungated(manager, group)
+    except (Unreachable, Refused):
+        pass
+    return good
+
+
+def _ungated(manager: Manager, group: Group) -> list[str]:
+    """Protected units without the gate; from memory if PID 1 has loaded nothing anew since."""
+    plan = plans.read(group)
+    names = sorted({e.name for e in plan.protect if not plans.is_pattern(e.name)})
+    patterns = [entry.name for entry in plan.protect if plans.is_pattern(entry.name)]
+    if patterns:
+        names += [u.name for u in manager.units(patterns) if plan.match(u.name)]
+    loaded = manager.get("/org/freedesktop/systemd1", "Manager", "UnitsLoadTimestampMonotonic")
+    key = hashlib.sha256(f"{loaded} {names}".encode()).hexdigest()
+    memory = group.run + "/gate-seen"
+    known, _, rest = record.text(memory).partition(" ")
+    if known == key:
+        return rest.split()
+    bad = [name for name in names if not _gated(manager, group, plan, name)]
+    _remember(memory, " ".join([key, *bad]))
+    return bad
+
+
+def _gated(manager: Manager, group: Group, plan: Plan, name: str) -> bool:
+    """Whether PID 1 would refuse to start that unit while latched. True if there is no such unit.
+
+    A unit that only a pattern names may have the second half alone (quantum_ess.gate).
+    """
+    try:
+        path = manager.load(name)
+        if manager.get(path, "Unit", "LoadState") != "loaded":
+            return True  # it can't be started at all
+        asserts = manager.get(path, "Unit", "Asserts")
+        refused = {row[3] for row in asserts if row[0] == "AssertPathExists" and row[2]}
+        whole = {group.flag, group.record} <= refused
+        if not name.endswith(".service"):
+            return whole
+        conditions = manager.get(path, "Service", "ExecCondition")
+        asked = any(group.flag in " ".join(row[1]) for row in conditions)
+        own_root = manager.get(path, "Service", "RootDirectory") not in ("", "/")
+        own_root = own_root or manager.get(path, "Service", "RootImage") != ""
+        literal = any(entry.name == name for entry in plan.protect)
+        return (whole or not literal) and (asked or (whole and own_root))
+    except (Refused, LookupError, TypeError):
+        return False
+
+
+def _remember(path: str, text: str) -> None:
+    draft = f"{path}.{os.getpid()}.new"
+    try:
+        with open(draft, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(draft, path)
+    except OSError:
+        return  # not root, or /run is full: the next one asks again
