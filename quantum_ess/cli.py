@@ -51,6 +51,15 @@ def build() -> argparse.ArgumentParser:
     metrics.add_argument(
         "--write", action="store_true", help="write them where node_exporter reads them instead"
     )
+    for name, text in (
+        ("drill", "prove the stop on canaries, while trading goes on"),
+        ("proof", "prove the stop on the real units: STOPS TRADING"),
+    ):
+        trial = commands.add_parser(name, help=text)
+        trial.add_argument("--json", action="store_true", help="for programs; see the man page")
+        trial.add_argument("--report", metavar="FILE", help="write a report, as HTML")
+        more = ("--yes", "do not ask first") if name == "proof" else ("--clean", argparse.SUPPRESS)
+        trial.add_argument(more[0], action="store_true", help=more[1])
     commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
     return parser
 
@@ -67,6 +76,11 @@ def main(argv: list[str]) -> int:
         return show_config()
     if args.command == "metrics":
         return show_metrics(args.write)
+    if args.command in ("drill", "proof"):
+        need_root(args.command)
+        from quantum_ess import trials
+
+        return trials.command(args)
     if args.command == "tend":
         return tend(group)
     return show_status(group, getattr(args, "json", False), getattr(args, "quiet", False))

@@ -104,6 +104,13 @@ class Config:
     redis_key_file: str | None = option(
         "redis", "key_file", values.path, "", "its key, for root only"
     )
+    drill_overdue: float = option(
+        "drill",
+        "overdue",
+        values.span(0, 366 * 86400),
+        "8d",
+        "age at which a drill is due; 0: never",
+    )
     guard_mode: str = option(
         "guard", "mode", values.choice("shadow", "enforce"), "shadow", "only report, or act"
     )

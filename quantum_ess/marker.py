@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -69,7 +70,8 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
             _forget(group)
             return "", None
         url = plan.options.get("redis.url", DEFAULT_URL)
-        problem = _bounded(url, plan.duration("redis.timeout_ms", 500), marker)
+        seconds = plan.duration("redis.timeout_ms", 500)
+        problem = _bounded(url, seconds, marker)
         if problem is None:
             _forget(group)
         return "SET" if marker.since else "CLEARED", problem
@@ -93,18 +95,42 @@ def _wanted(group: Group) -> Marker | None:
         return None
 
 
-def _bounded(url: str, seconds: float, marker: Marker) -> str | None:
-    """Run the exchange in a thread of its own: name resolution has no time limit to set."""
+def look(plan: Plan) -> tuple[str | None, str]:
+    """What Redis says now: the marker, None if there is none; and why it could not be asked, ""."""
+    url = plan.options.get("redis.url", DEFAULT_URL)
+    seconds = plan.duration("redis.timeout_ms", 500)
+    found: list[str | None] = []
+    problem = _within(seconds, lambda: _read(url, seconds, found))
+    return (found[0] if found else None), problem or ""
+
+
+def _read(url: str, seconds: float, found: list[str | None]) -> str | None:
+    try:
+        import redis
+
+        client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+        value = client.get(KEY)
+        found.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else None)
+        client.close()
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _within(seconds: float, exchange: Callable[[], str | None]) -> str | None:
+    """Run it in a thread of its own: name resolution has no time limit to set."""
     result: list[str | None] = []
-    thread = threading.Thread(
-        target=lambda: result.append(_exchange(url, seconds, marker)), daemon=True
-    )
+    thread = threading.Thread(target=lambda: result.append(exchange()), daemon=True)
     try:
         thread.start()
     except RuntimeError as error:  # no more threads to be had
         return str(error)
     thread.join(2 * seconds + 0.5)
     return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"
+
+
+def _bounded(url: str, seconds: float, marker: Marker) -> str | None:
+    return _within(seconds, lambda: _exchange(url, seconds, marker))
 
 
 def _exchange(url: str, seconds: float, marker: Marker) -> str | None:

@@ -76,7 +76,7 @@ class Plan:
     def duration(self, key: str, default_ms: int) -> float:
         """An option given in milliseconds, in seconds."""
         value = self.options.get(key, "")
-        if value.isascii() and value.isdigit() and len(value) < 10:
+        if value.isascii() and value.isdigit() and len(value) < 15:
             return int(value) / 1000
         return default_ms / 1000
 

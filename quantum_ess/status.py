@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from quantum_ess import actor, cgroup, latch, record
+from quantum_ess import actor, cgroup, lastdrill, latch, record
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
@@ -51,6 +51,9 @@ def collect(group: Group) -> dict[str, Any]:
             for name in protected
             if states[name].startswith(("active", "running", "reloading"))
         ]
+    data["drill"] = lastdrill.state(plan)
+    if data["drill"]["failures"]:
+        problems.append(f"the last drill FAILED: {'; '.join(data['drill']['failures'])}")
     data["problems"] = problems
     return data
 
@@ -150,12 +153,21 @@ def render(data: dict[str, Any], paint: bool) -> str:
         lines.append(f"{title.capitalize()} units:")
         width = max((len(row["unit"]) for row in data[title]), default=0)
         lines += [f"  {row['unit']:{width}}  {row['state']}" for row in data[title]]
+    lines.append(f"Drill:     {_drill(data['drill'])}")
     if data["config"]["error"]:
         lines.append(f"Config:    last good configuration in force; {data['config']['error']}")
     lines += [f"Warning:   {problem}" for problem in data["problems"]]
     if data["status"] == "ACTIVE":
         lines.append("To resume: quantum-ess deactivate")
     return "\n".join(lines)
+
+
+def _drill(last: dict[str, Any]) -> str:
+    """When the last drill was and how it ended."""
+    due = "; OVERDUE: quantum-ess drill" if last["overdue"] else ""
+    if last["time"] is None:
+        return f"never{due}"
+    return f"{last['result']}, {last['time']}{_ago(last['seconds'])}{due}"
 
 
 def _ago(seconds: int | None) -> str:

@@ -44,7 +44,7 @@ class Trail:
         message = f"[ESS AUDIT] {text}"
         if group.drill:  # nobody, and no alert, may take it for an emergency
             message = f"[ESS DRILL] {text.replace('ESS ', 'DRILL ', 1)}"
-            event, priority = f"drill-{event}", max(priority, NOTICE)
+            event, priority = f"drill-{event}", NOTICE if priority == CRIT else priority
         fields = {
             "MESSAGE": message,
             "PRIORITY": str(priority),

@@ -33,6 +33,7 @@ def test_the_default_plan() -> None:
         "set redis.enabled yes\n"
         "set redis.url redis://127.0.0.1:6379/0\n"
         "set redis.timeout_ms 500\n"
+        "set drill.overdue_ms 691200000\n"
     )
 
 

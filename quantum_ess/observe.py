@@ -1,0 +1,113 @@
+"""Measuring a stop from outside: when the last process of each unit died, what is refused.
+
+Used by drill and proof, which do not trust what the stop says of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from quantum_ess import cgroup, process
+from quantum_ess.plan import Plan
+from quantum_ess.systemd import Manager, Refused
+
+CALM = 0.05  # seconds for which all must be empty to count as dead
+LOOK = 0.0005  # seconds between two looks
+Guard = Callable[[], None]
+
+
+class Deaths:
+    """When each unit's last process died. at: unit -> monotonic seconds; living: still alive."""
+
+    def __init__(self, at: dict[str, float], living: list[str]) -> None:
+        self.at = at
+        self.living = living
+
+    def last(self, began: float) -> float:
+        """Seconds from then to the last sign of life."""
+        return max((at - began for at in self.at.values()), default=0.0)
+
+
+def populated(plan: Plan) -> dict[str, str]:
+    """Protected units with processes, and their cgroups."""
+    return {f.unit: f.path for f in cgroup.find(plan) if cgroup.populated(f.path)}
+
+
+def deaths(plan: Plan, units: dict[str, str], seconds: float, guard: Guard) -> Deaths:
+    """Watch until all of those cgroups, and any new ones, are empty; at most so long."""
+    deadline = time.monotonic() + seconds
+    at: dict[str, float] = {}
+    looked = calm_since = time.monotonic()
+    watched = dict(units)
+    while True:
+        guard()
+        now = time.monotonic()
+        living = [unit for unit, path in watched.items() if cgroup.populated(path)]
+        for unit in living:
+            at[unit] = now  # its last sign of life, so far
+        if living or now - looked > 0.02:
+            looked = now
+            watched.update(populated(plan))
+        if living:
+            calm_since = time.monotonic()
+        elif now - calm_since >= CALM:
+            return Deaths(at, [])
+        if now >= deadline:
+            return Deaths(at, living)
+        time.sleep(LOOK)
+
+
+def hold(plan: Plan, seconds: float, guard: Guard) -> list[str]:
+    """Watch for so long that nothing comes alive; the units that did."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        guard()
+        if found := populated(plan):
+            return list(found)
+        time.sleep(0.01)
+    return []
+
+
+def refused(units: list[str]) -> tuple[list[str], list[str]]:
+    """Ask systemd to start each of them, as a person would: those that it refused, and the rest."""
+    asked = {unit: process.run("systemctl", "start", unit, seconds=15) for unit in units}
+    held = [unit for unit, done in asked.items() if done.status not in (0, None)]
+    return held, [unit for unit in units if unit not in held]
+
+
+def identities(manager: Manager, patterns: list[str]) -> dict[str, str]:
+    """What tells whether a running unit is still the same: main PID (services) and invocation."""
+    found = {}
+    for unit in manager.units(patterns):
+        if unit.active != "active":
+            continue
+        try:
+            invocation = bytes(manager.get(unit.path, "Unit", "InvocationID")).hex()
+            pid = ""
+            if unit.name.endswith(".service"):
+                pid = f"PID {manager.get(unit.path, 'Service', 'MainPID')}"
+        except Refused:
+            continue  # it went away meanwhile
+        found[unit.name] = f"{pid} {invocation}".strip()
+    return found
+
+
+def entries(identifier: str, incident: str, since: float) -> list[dict[str, str]]:
+    """Audit entries of one incident in the journal, oldest first; [] if it can't be read.
+
+    since: epoch seconds. Nothing is asked of journald itself, which may hang.
+    """
+    match = [f"ESS_INCIDENT={incident}"] if incident else []
+    options = ["-t", identifier, f"--since=@{int(since) - 1}", "-o", "json", "--all", "--no-pager"]
+    done = process.run("journalctl", "--quiet", *options, *match, seconds=5)
+    found = []
+    for line in done.out.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "ESS_EVENT" in entry:
+            found.append({str(key): str(value) for key, value in entry.items()})
+    return found

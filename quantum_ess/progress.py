@@ -1,0 +1,45 @@
+"""Progress of long work: one line that changes on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from typing import TextIO
+
+CLEAR = "\r\033[K"
+
+
+class Progress:
+    """Lines of finished work, and on a terminal one more: what is being done now.
+
+    quiet: nothing at all, for output that programs read.
+    """
+
+    def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
+        self._out = out or sys.stdout
+        self._quiet = quiet
+        self._live = not quiet and self._out.isatty() and os.environ.get("TERM") != "dumb"
+        self._began = time.monotonic()
+
+    def doing(self, text: str) -> None:
+        """Say what is being done; shown on a terminal only, until the next call."""
+        if self._live:
+            width = shutil.get_terminal_size().columns
+            line = f"{time.monotonic() - self._began:5.1f} s  {text} ..."
+            self._write(CLEAR + line[: width - 1])
+
+    def line(self, text: str = "") -> None:
+        """Say what has been done; stays."""
+        if not self._quiet:
+            self._write(f"{CLEAR if self._live else ''}{text}\n")
+
+    def end(self) -> None:
+        """Take the changing line away."""
+        if self._live:
+            self._write(CLEAR)
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()

@@ -1,0 +1,388 @@
+"""The end-to-end proof of the operations card, on the real protected units: it stops trading.
+
+Every method to stop and both to resume, judged by what the kernel, systemd, the journal and Redis
+say and not by what the product says of itself. What ran before runs again afterwards, also when the
+proof is interrupted; but an emergency that somebody else declares meanwhile is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from quantum_ess import __version__, account, activate, actor, latch, marker, observe, record
+from quantum_ess import plan as plans
+from quantum_ess.errors import Failed
+from quantum_ess.evidence import Evidence
+from quantum_ess.group import TRADING
+from quantum_ess.interrupt import interruptible
+from quantum_ess.process import Process, run, says
+from quantum_ess.status import WATCHERS
+from quantum_ess.systemd import Manager, Refused, Unreachable
+from quantum_ess.trail import Trail, short
+
+HEADER = f"{'=' * 60}\nESS (EMERGENCY STOP SYSTEM) - E2E PROOF\n{'=' * 60}"
+PASSED = "PASS: All ESS components verified"
+COMMAND = "/usr/bin/quantum-ess"
+TOUCHED = "/var/run/quantum/ESS_ON"  # as the operations card has it
+REASON = "--reason=quantum-ess proof"
+PATIENCE = 10.0  # seconds for anything that has no limit of its own
+PICKED_UP = 5.0  # seconds until the flag's removal is noticed (operations card)
+CALM = 1.0  # seconds for which nothing may come back
+EVENTS = ("initiated", "latched", "complete")
+
+
+class Overtaken(Exception):
+    """Somebody else has activated ESS: it is theirs now."""
+
+
+class Way(NamedTuple):
+    """A method to stop, and the one to resume that is tried with it."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    by_flag: bool = False
+
+
+WAYS = (
+    Way("command", "quantum-ess activate", (COMMAND, "activate", REASON)),
+    Way("flag", f"touch {TOUCHED}", ("touch", TOUCHED), by_flag=True),
+    Way("unit", "systemctl start quantum-ess.service", ("systemctl", "start", TRADING.activation)),
+)
+
+
+class Proof:
+    """One proof. ran: the units to be found running afterwards, in the order of restart."""
+
+    def __init__(self, evidence: Evidence, manager: Manager) -> None:
+        self.evidence = evidence
+        self.manager = manager
+        self.plan = plans.read(TRADING)
+        self.names = [entry.name for entry in self.plan.protect]
+        self.ran = self._running()
+        self.stops: list[tuple[str, str, float]] = []  # unit, way, seconds
+        self._mark: tuple[int, int] | None = None  # of the flag that is ours
+
+    def run(self) -> None:
+        """All steps. Raises Overtaken, Unreachable, OSError."""
+        kept_before = observe.identities(self.manager, self.plan.keep)
+        self.evidence.begin("The host before")
+        self._watchers()
+        self._gates()
+        for way in WAYS:
+            self.evidence.begin(f"Stop: {way.title}")
+            self._stop(way)
+            self.evidence.begin(f"Resume: {'rm ' + TOUCHED if way.by_flag else 'deactivate'}")
+            self._resume(way)
+        self.evidence.begin("Nothing else")
+        kept = observe.identities(self.manager, self.plan.keep)
+        changed = [unit for unit, identity in kept_before.items() if kept.get(unit) != identity]
+        measured = " ".join(changed) or f"{len(kept_before)} run, the same main PIDs"
+        self.evidence.check("kept units untouched", "same main PIDs", measured, not changed)
+
+    # The host before
+
+    def _running(self) -> list[str]:
+        alive = observe.populated(self.plan)
+        rows = self.manager.units(self.names)
+        active = {u.name for u in rows if u.active in ("active", "activating", "reloading")}
+        found = {unit for unit in {*alive, *active} if self.plan.match(unit)}
+        return sorted(found, key=lambda unit: (self.plan.position(unit), unit))
+
+    def _watchers(self) -> None:
+        states = {unit.name: unit.active for unit in self.manager.units(list(WATCHERS))}
+        dead = [name for name in WATCHERS if states.get(name) != "active"]
+        measured = f"not active: {' '.join(dead)}" if dead else "all active"
+        self.evidence.check("watchers", " ".join(WATCHERS), measured, not dead)
+
+    def _gates(self) -> None:
+        """Both halves of the gate, read back from systemd (a later drop-in may have undone it)."""
+        open_ = []
+        for unit in self.ran:
+            path = self.manager.load(unit)
+            shut = _asserts(self.manager.get(path, "Unit", "Asserts"))
+            if not {TRADING.flag, TRADING.record} <= shut:
+                open_.append(unit)
+        measured = f"MISSING: {' '.join(open_)}" if open_ else f"{len(self.ran)} units have it"
+        self.evidence.check("gate", "on every protected unit", measured, not open_)
+
+    # Stop
+
+    def _stop(self, way: Way) -> None:
+        say = self.evidence
+        say.progress.doing("stopping")
+        alive = observe.populated(self.plan)
+        with Process(*way.command) as trigger:
+            found = observe.deaths(self.plan, alive, activate.LIMIT + PICKED_UP, lambda: None)
+            trigger.wait(PATIENCE)
+        seconds = found.last(trigger.began)
+        for unit in self.ran:
+            at = found.at.get(unit, trigger.began)
+            self.stops.append((short(unit), way.name, at - trigger.began))
+            say.mark(short(unit), way.name, at, kind="death")
+        say.mark("ESS", way.name, trigger.began, trigger.began + max(seconds, 0.001), "stop")
+        measured = f"{1000 * seconds:.0f} ms, {len(self.ran)} units"
+        if found.living:
+            measured = f"STILL ALIVE: {' '.join(found.living)}"
+        ok = not found.living and seconds <= activate.LIMIT
+        say.check("stopped", f"every process dead within {activate.LIMIT:g} s", measured, ok)
+        say.check("exit status", "0", _status(trigger), trigger.status == 0)
+        self._settle()
+        self._mark = latch.mark(TRADING.flag)
+        if way.by_flag:
+            self._path_unit(trigger.began)
+        self._latch()
+        self._refused()
+        self._trail()
+        self._redis(active=True)
+
+    def _path_unit(self, began: float) -> None:
+        """That PID 1 has seen the flag by itself, and not only the sentry or the timer."""
+        path = self.manager.load(TRADING.trigger)
+        entered = self.manager.get(path, "Unit", "InactiveExitTimestampMonotonic") / 1e6
+        seconds = entered - began
+        started = seconds >= -0.1
+        measured = f"after {1000 * max(seconds, 0):.0f} ms" if started else "never"
+        ok = started and seconds <= activate.LIMIT
+        self.evidence.check(
+            "path unit", f"starts the trigger within {activate.LIMIT:g} s", measured, ok
+        )
+
+    def _settle(self) -> None:
+        """Wait until the activation's own bookkeeping is done."""
+        self.evidence.progress.doing("record and trail")
+        busy = [TRADING.trigger, TRADING.activation]
+
+        def done() -> bool:
+            rows = self.manager.units(busy)
+            still = any(u.job or u.active == "activating" for u in rows)
+            return not still and account.logged(TRADING)[1] == "complete"
+
+        _wait(done, PATIENCE)
+
+    def _latch(self) -> None:
+        """Flag, record, status; nothing comes back."""
+        say = self.evidence
+        said = run(COMMAND, "status").out.splitlines() or [""]
+        both = os.path.lexists(TRADING.flag) and os.path.lexists(TRADING.record)
+        measured = f"{'flag and record' if both else 'NOT both flag and record'}, {said[0]!r}"
+        say.check(
+            "latched", "flag, record, status", measured, both and said[0] == "ESS Status: ACTIVE"
+        )
+        say.progress.doing("watching that nothing comes back")
+        alive = observe.hold(self.plan, CALM, lambda: None)
+        measured = f"ALIVE AGAIN: {' '.join(alive)}" if alive else f"nothing, for {CALM:g} s"
+        say.check("no restart", "nothing comes back", measured, not alive)
+
+    def _refused(self) -> None:
+        self.evidence.progress.doing("trying to start what is held")
+        held, started = observe.refused(self.ran)
+        measured = f"STARTED: {' '.join(started)}" if started else f"{len(held)} refused"
+        self.evidence.check("start refused", "systemctl start fails", measured, not started)
+        if started:
+            self._not_overtaken()
+            run(COMMAND, "activate", REASON)
+            self._mark = latch.mark(TRADING.flag)
+
+    def _trail(self) -> None:
+        incident = str((record.load(TRADING.record) or {}).get("incident", ""))
+        missing = {*EVENTS, *(f"stopped {short(unit)}" for unit in self.ran)}
+        told: list[str] = []
+
+        def whole() -> bool:
+            for entry in observe.entries(TRADING.prefix, incident, self.evidence.epoch):
+                told.append(entry["ESS_EVENT"])
+                unit = short(entry.get("ESS_UNIT", ""))
+                missing.discard(f"{entry['ESS_EVENT']} {unit}".strip())
+                missing.discard(entry["ESS_EVENT"])
+            return not missing
+
+        self.evidence.progress.doing("reading the journal")
+        ok = bool(incident) and _wait(whole, 5.0)
+        measured = f"MISSING: {', '.join(sorted(missing))}" if missing else f"incident {incident}"
+        self.evidence.check("audit lines", "the whole trail in the journal", measured, ok)
+
+    def _redis(self, active: bool) -> None:
+        """The marker; that Redis is down, or not used, is no failure of the stop."""
+        what = "Redis marker set" if active else "Redis marker cleared"
+        wanted = "the time of the activation" if active else "no key"
+        value, problem = None, ""
+        if self.plan.options.get("redis.enabled", "yes") != "yes":
+            problem = "not used ([redis] enabled = no)"
+        else:
+            found = _wait(lambda: self._marker_is(active), 2.0)
+            value, problem = marker.look(self.plan)
+            if not problem:
+                measured = f"{marker.KEY} = {value}" if value else f"{marker.KEY} is absent"
+                self.evidence.check(what, wanted, measured, found)
+                return
+        self.evidence.check(what, wanted, f"not shown: {problem}", None)
+
+    def _marker_is(self, active: bool) -> bool:
+        value, problem = marker.look(self.plan)
+        if problem:
+            return True
+        since = (record.load(TRADING.record) or {}).get("since")
+        return value == since if active else value is None
+
+    # Resume
+
+    def _resume(self, way: Way) -> None:
+        say = self.evidence
+        self._not_overtaken()
+        say.progress.doing("restarting, one after another")
+        began = time.monotonic()
+        if way.by_flag:
+            os.unlink(TRADING.flag)
+            under_way = _wait(lambda: not TRADING.latched(), PICKED_UP + PATIENCE)
+            seconds = time.monotonic() - began
+            ok = under_way and seconds <= PICKED_UP
+            say.check("removal noticed", f"within {PICKED_UP:g} s", f"{seconds:.2f} s", ok)
+            _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0 * len(self.ran))
+        else:
+            done = run(COMMAND, "deactivate", REASON, seconds=60.0 * len(self.ran) + PATIENCE)
+            say.check("exit status", "0", _status(done), done.status == 0)
+        self._mark = None
+        self._judge_restart(began)
+        self._redis(active=False)
+
+    def _judge_restart(self, began: float) -> None:
+        say = self.evidence
+        say.mark("ESS", "resume", began, time.monotonic(), "release")
+        missing = [unit for unit in self.ran if unit not in self._running()]
+        entered = [self._entered(unit) for unit in self.ran if unit not in missing]
+        for unit, at in zip((u for u in self.ran if u not in missing), entered, strict=True):
+            say.mark(short(unit), "runs again", at, kind="up")
+        in_order = entered == sorted(entered)
+        measured = f"{len(self.ran)} units run, {time.monotonic() - began:.2f} s"
+        if missing:
+            measured = f"DO NOT RUN: {' '.join(missing)}"
+        elif not in_order:
+            measured = "run, but were not started in order"
+        what = self.plan.options.get("resume.what", "running")
+        if what != "running" and missing:
+            say.check("restart", f"[resume] what = {what}", measured, None)
+            self._start(missing)
+        else:
+            say.check(
+                "restart", "what ran runs again, in order", measured, not missing and in_order
+            )
+
+    def _entered(self, unit: str) -> float:
+        stamp = self.manager.get(self.manager.load(unit), "Unit", "ActiveEnterTimestampMonotonic")
+        return float(stamp) / 1e6
+
+    # Afterwards
+
+    def restore(self) -> None:
+        """Have what ran run again. An emergency of somebody else's stays."""
+        try:
+            if TRADING.latched():
+                self._not_overtaken()
+                run(COMMAND, "deactivate", REASON, seconds=60.0 * len(self.ran) + PATIENCE)
+            else:
+                _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0)
+            missing = [unit for unit in self.ran if unit not in self._running()]
+            if missing and not TRADING.latched():
+                self._start(missing)
+            left = [unit for unit in self.ran if unit not in self._running()]
+            if left:
+                measured = f"DO NOT RUN: {' '.join(left)}"
+                self.evidence.check("left as found", "what ran runs", measured, False)
+        except Overtaken:
+            _overtaken(self.evidence)
+        except (Unreachable, Refused) as error:
+            self.evidence.check("left as found", "what ran runs", f"systemd: {error}", False)
+
+    def _start(self, units: list[str]) -> None:
+        for unit in units:
+            with suppress(Refused):
+                self.manager.start(unit)
+        _wait(lambda: set(units) <= set(self._running()), PATIENCE)
+
+    def _not_overtaken(self) -> None:
+        """Raises Overtaken if the flag is not as it was after our own activation.
+
+        What comes later than this look finds `deactivate` already started, which gives way.
+        """
+        if self._mark is not None and latch.mark(TRADING.flag) != self._mark:
+            raise Overtaken
+
+
+def _asserts(rows: Any) -> set[str]:
+    """The paths that must not be there for the unit to be started."""
+    return {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
+
+
+def _status(process: Process) -> str:
+    return "0" if process.status == 0 else f"{process.status}: {says(process)}"
+
+
+def _wait(look: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _overtaken(evidence: Evidence) -> None:
+    evidence.check(
+        "left as found", "nobody else activates", "somebody did: ESS stays ACTIVE", False
+    )
+
+
+def ready() -> list[str]:
+    """The units that a proof would stop. Raises Failed: there can be no proof now."""
+    if TRADING.latched():
+        raise Failed("ESS is ACTIVE already: no proof now", hint="see quantum-ess status")
+    if os.path.lexists(TRADING.run + "/releasing"):
+        raise Failed("a release is under way", hint="see quantum-ess status")
+    units = list(observe.populated(plans.read(TRADING)))
+    if not units:
+        raise Failed("no protected unit runs: nothing to prove", hint="quantum-ess drill does")
+    return units
+
+
+def perform(evidence: Evidence) -> Proof:
+    """Run the proof. Raises Failed, KeyboardInterrupt; what ran before runs again in any case."""
+    with record.lock(TRADING.run + "/proof.lock", 0.0) as locked:
+        if not locked:
+            raise Failed("another proof is running")
+        try:
+            with Manager(timeout=5.0) as manager:
+                proof = Proof(evidence, manager)
+                with interruptible(proof.restore), suppress(Overtaken):  # restore says so
+                    proof.run()
+        except (Unreachable, Refused) as error:
+            evidence.check("systemd", "answers", str(error), False)
+        except OSError as error:
+            evidence.check("files", "can be read and written", str(error), False)
+    text = "; ".join(evidence.failures)
+    who = {"trigger": "command", "actor": actor.current()}
+    if text:
+        Trail(TRADING, "", who).log("proof-failed", f"ESS PROOF FAILED: {text}", priority=3)
+    else:
+        Trail(TRADING, "", who).log("proof-passed", "ESS PROOF PASSED", priority=5)
+    return proof
+
+
+def result(evidence: Evidence, proof: Proof) -> dict[str, Any]:
+    """For `--json`."""
+    failures = evidence.failures
+    return {
+        **evidence.summary(),
+        "result": "failed" if failures else "passed",
+        "failures": failures,
+        "stops": [
+            {"unit": unit, "way": way, "ms": round(1000 * seconds, 1)}
+            for unit, way, seconds in proof.stops
+        ],
+        "actor": actor.current(),
+        "product": __version__,
+    }

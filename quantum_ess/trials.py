@@ -1,0 +1,79 @@
+"""The commands drill and proof: questions, output, exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from typing import Any
+
+from quantum_ess.errors import Failed, Usage
+from quantum_ess.evidence import Evidence
+from quantum_ess.progress import Progress
+
+
+def command(args: Namespace) -> int:
+    """Run one of the two. Raises Failed, Usage."""
+    if args.command == "proof":
+        return _proof(args)
+    return _drill(args)
+
+
+def _drill(args: Namespace) -> int:
+    from quantum_ess import drill
+
+    if args.clean:
+        drill.clean_up()
+        return 0
+    evidence = Evidence(Progress(quiet=args.json))
+    evidence.progress.line("ESS DRILL: on canaries, trading goes on")
+    done, result = drill.perform(evidence)
+    title = "Emergency stop: drill on canaries"
+    passed = f"PASS: every way stops, within {max(result['stop_ms'].values(), default=0):.0f} ms"
+    return _conclude(args, evidence, result, (title, passed), done.stops)
+
+
+def _proof(args: Namespace) -> int:
+    from quantum_ess import proof
+
+    units = proof.ready()
+    if not args.yes:
+        if not sys.stdin.isatty():
+            raise Usage("proof stops trading", hint="to do that from a script: proof --yes")
+        print(f"This STOPS TRADING for a while: {' '.join(units)}")
+        if input("Go on? Type yes: ").strip() != "yes":
+            raise Failed("nothing was done")
+    evidence = Evidence(Progress(quiet=args.json))
+    evidence.progress.line(proof.HEADER)
+    done = proof.perform(evidence)
+    result = proof.result(evidence, done)
+    title = "Emergency stop: end-to-end proof"
+    return _conclude(args, evidence, result, (title, proof.PASSED), done.stops)
+
+
+def _conclude(
+    args: Namespace,
+    evidence: Evidence,
+    result: dict[str, Any],
+    says: tuple[str, str],
+    stops: list[tuple[str, str, float]],
+) -> int:
+    """Report and last line; the exit status. says: title, and the summary if all is well."""
+    title, passed = says
+    failures = result["failures"]
+    unwritten: Failed | None = None
+    if args.report:
+        from quantum_ess import evidencereport
+
+        try:
+            evidencereport.write(args.report, title, evidence, result, stops)
+            evidence.progress.line(f"report: {args.report}")
+        except Failed as error:
+            unwritten = error  # the verdict is worth more: that first
+    if args.json:
+        print(json.dumps(result, indent=2))
+    verdict = f"FAIL: {'; '.join(failures)}" if failures else passed
+    evidence.progress.line(f"[SUMMARY] {verdict}")
+    if unwritten:
+        raise unwritten
+    return 1 if failures else 0

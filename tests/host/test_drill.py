@@ -1,0 +1,135 @@
+"""The drill: every way to stop, on canaries, while trading goes on and knows nothing of it."""
+
+import json
+import signal
+
+import pytest
+
+from host import Host
+from product import DONE, FAILED, Ess
+from trading import FLAG, Trading
+from waiting import now_ns, wait_until
+
+DRILL_FLAG = "/run/quantum-drill/DRILL_ON"
+LEFT = ("/run/quantum-drill", "/run/quantum-ess-drill", "/var/lib/quantum-ess/drill")
+RESULT = "/var/lib/quantum-ess/drill.json"
+WAYS = ("command", "unit", "path", "sentry")
+
+
+def drill(host: Host, *more: str) -> tuple[int, str, str]:
+    """Run a drill to its end."""
+    done = host.run("quantum-ess", "drill", *more, check=False, timeout=150)
+    return done.returncode, done.stdout, done.stderr
+
+
+def everybody(trading: Trading) -> dict[str, str]:
+    """Main PIDs of all services but ESS's own, the protected ones among them."""
+    mine = {unit: str(trading.host.main_pid(unit)) for unit in trading.kinds}
+    return {**trading.bystanders(), **mine}
+
+
+def assert_nothing_left(host: Host) -> None:
+    """No unit, process, flag, record or directory of a drill."""
+    units = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "--state=active,failed")
+    # A slice of instances is systemd's and stays.
+    assert host.run(*units, "quantum-ess-drill*", "quantum-ess-canary-*").stdout == ""
+    assert [path for path in LEFT if host.exists(path)] == []
+    assert host.run("pgrep", "-x", "sleep", check=False).stdout == ""
+
+
+def test_at_noon(host: Host, trading: Trading) -> None:
+    """All ways pass; trading, Redis and the trail of emergencies are untouched; status tells."""
+    ess = Ess(host)
+    assert ess.status()["drill"]["overdue"]
+    assert "never; OVERDUE" in ess("status").stdout
+    before, redis = everybody(trading), host.sh("redis-cli INFO commandstats | grep -c cmdstat_set")
+    status, out, _ = drill(host)
+    assert status == DONE, out
+    assert out.splitlines()[-1].startswith("[SUMMARY] PASS: ")
+    assert "FAIL" not in out
+    assert everybody(trading) == before
+    assert host.sh("redis-cli INFO commandstats | grep -c cmdstat_set") == redis
+    assert_nothing_left(host)
+    assert ess.events() == [], "an entry of a drill was taken for an emergency"
+    assert not ess.latched()
+    assert ess.status()["problems"] == []
+    kept = json.loads(host.read_file(RESULT))
+    assert kept["result"] == "passed"
+    assert tuple(kept["stop_ms"]) == WAYS
+    assert all(0 < ms < 2000 for ms in kept["stop_ms"].values())
+    last = ess.status()["drill"]
+    assert (last["result"], last["time"], last["overdue"]) == ("passed", kept["time"], False)
+    ess.configure("[drill]\noverdue = 1ms\n")
+    assert "passed, " in ess("status").stdout
+    assert "OVERDUE" in ess("status").stdout
+    for line in ("ACTIVATION INITIATED", "STOPPED SERVICE: quantum-ess-canary-deaf", "PASSED"):
+        assert f"[ESS DRILL] DRILL {line}" in host.journal("-t", "quantum-ess-drill")
+    assert host.run("systemctl", "is-enabled", "quantum-ess-drill.timer", check=False).returncode
+
+
+def test_what_is_broken_is_found(host: Host, trading: Trading) -> None:
+    """A dead sentry and a gate that a later drop-in has undone; and the next drill passes again."""
+    sentry = host.read_file("/usr/lib/quantum-ess/sentry")
+    host.write_file("/usr/lib/quantum-ess/sentry", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    opened = "/etc/systemd/system/quantum-ess-canary-deaf.service.d/zzz.conf"
+    host.write_file(opened, "[Unit]\nAssertPathExists=\n[Service]\nExecCondition=\n")
+    host.run("systemctl", "daemon-reload")
+    before = everybody(trading)
+    status, out, err = drill(host, "--json")
+    assert status == FAILED, err
+    result = json.loads(out)
+    assert result["result"] == "failed"
+    failed = [(c["step"], c["name"]) for c in result["checks"] if c["verdict"] == "FAIL"]
+    assert {name for step, name in failed if step == 2} >= {"start refused"}
+    assert "quantum-ess-canary-deaf" in " ".join(result["failures"])
+    assert (5, "stopped") in failed
+    assert (4, "stopped") not in failed
+    assert everybody(trading) == before
+    assert_nothing_left(host)
+    assert any("drill FAILED" in problem for problem in Ess(host).status()["problems"])
+    host.write_file("/usr/lib/quantum-ess/sentry", sentry, 0o755)
+    host.run("rm", opened)
+    host.run("systemctl", "daemon-reload")
+    assert drill(host)[0] == DONE
+
+
+@pytest.mark.parametrize("how", ["INT", "TERM", "KILL", "power cut"])
+def test_interrupted(host: Host, how: str) -> None:
+    """Nothing is left, or the next drill, or its undertaker, takes it away."""
+    running = host.spawn("quantum-ess", "drill")
+    wait_until(lambda: host.exists(DRILL_FLAG), 20, "a flag")
+    if how == "power cut":
+        host.power_cut()
+        running.communicate()
+        assert_nothing_left(host)
+        assert drill(host)[0] == DONE
+        return
+    host.sh(f"kill -{how} $(pgrep -f 'controller drill')")
+    running.communicate(timeout=60)
+    if how == "KILL":
+        assert host.exists(DRILL_FLAG)
+        assert host.unit_state("quantum-ess-drill-clean.timer") == "active"
+        host.run("systemctl", "start", "quantum-ess-drill-clean.service")
+    else:
+        assert running.returncode == 128 + signal.SIGINT
+    assert_nothing_left(host)
+    assert not host.exists(RESULT)
+
+
+def test_it_gives_way_to_an_activation(host: Host, trading: Trading) -> None:
+    """An activation during a drill stops trading as fast as ever, and the drill goes away."""
+    running = host.spawn("quantum-ess", "drill")
+    wait_until(lambda: host.exists(DRILL_FLAG), 20, "a flag")
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == FAILED, out
+    assert "gave way" in err
+    assert_nothing_left(host)
+    assert not host.exists(RESULT)
+    began = now_ns()
+    status, _, err = drill(host)
+    assert (status, "ESS is ACTIVE" in err) == (FAILED, True)
+    assert now_ns() - began < 5e9
+    assert host.exists(FLAG)
+    assert len(Ess(host).incidents()) == 1

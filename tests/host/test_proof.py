@@ -1,0 +1,159 @@
+"""The proof: passes on a good host, fails on each broken one, and leaves it as it found it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from host import Host
+from kinds import FOUR, REDIS
+from product import ACTIVE, DONE, FAILED, INACTIVE, USAGE, Ess
+from trading import FLAG, Trading
+from waiting import hold, wait_until
+
+HEADER = [
+    "============================================================",
+    "ESS (EMERGENCY STOP SYSTEM) - E2E PROOF",
+    "============================================================",
+]
+PASSED = "[SUMMARY] PASS: All ESS components verified"
+REPORT = "/root/proof.html"
+
+
+def proof(host: Host, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run a proof to its end."""
+    return host.run("quantum-ess", "proof", "--yes", *more, check=False, timeout=240)
+
+
+def failures(host: Host) -> dict[str, str]:
+    """Names of the checks that fail, and what they measured."""
+    done = proof(host, "--json")
+    assert done.returncode == FAILED, done
+    result = json.loads(done.stdout)
+    assert result["result"] == "failed"
+    return {c["name"]: c["measured"] for c in result["checks"] if c["verdict"] == "FAIL"}
+
+
+def browse(page: Path, *options: str) -> str:
+    """What headless Chromium says of a page."""
+    browser = shutil.which("chromium")
+    assert browser, "chromium is not installed: make setup"
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    flags += " --disable-background-networking --disable-component-update"
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [browser, *flags.split(), profile, *options, f"file://{page}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def test_a_good_host(host: Host, trading: Trading, tmp_path: Path) -> None:
+    """PASS; what ran runs again and nothing else; the report is fit to be read in a browser."""
+    idle = FOUR[3]
+    host.run("systemctl", "stop", idle)
+    kept = trading.kept_pids()
+    done = proof(host, "--report", REPORT)
+    lines = done.stdout.splitlines()
+    assert done.returncode == DONE, done
+    assert lines[:3] == HEADER
+    assert lines[-1] == PASSED
+    assert trading.kept_pids() == kept
+    assert trading.states() == dict.fromkeys(FOUR[:3], "active") | {idle: "inactive"}
+    ess = Ess(host)
+    assert ess.first_line() == INACTIVE
+    assert len(ess.incidents()) == 3
+    assert host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip() == ""
+    page = tmp_path / "proof.html"
+    page.write_text(host.read_file(REPORT))
+    assert host.run("stat", "-c", "%a", REPORT).stdout.strip() == "600"
+    dom = browse(page, "--dump-dom")
+    for text in ("PASS", "Timeline", "quantum-ai-engine (command)", "every process dead", "<svg"):
+        assert text in dom
+    assert "FAIL" not in dom
+    browse(page, f"--screenshot={tmp_path / 'proof.png'}", "--window-size=1000,1400")
+    assert (tmp_path / "proof.png").stat().st_size > 50_000
+
+    host.run("systemctl", "stop", REDIS)
+    done = proof(host, "--json")
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, result["result"]) == (DONE, "passed"), done
+    notes = [c for c in result["checks"] if c["verdict"] == "NOTE"]
+    assert len(notes) == 6
+    assert all("Redis" in c["name"] and "not shown" in c["measured"] for c in notes)
+
+
+def test_gate_path_unit_and_journal(host: Host, trading: Trading) -> None:
+    """A gate undone by a later drop-in, a dead path unit and a hung journald: each is found."""
+    open_ = FOUR[1]
+    opened = f"/etc/systemd/system/{open_}.d/zzzz.conf"
+    host.write_file(opened, "[Unit]\nAssertPathExists=\n[Service]\nExecCondition=\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "stop", "quantum-ess.path")
+    host.run("systemctl", "kill", "-s", "STOP", "systemd-journald")
+    found = failures(host)
+    assert open_ in found["gate"]
+    assert open_ in found["start refused"]
+    assert "quantum-ess.path" in found["watchers"]
+    assert found["path unit"] != ""
+    assert "MISSING" in found["audit lines"]
+    assert set(found) == {"gate", "start refused", "watchers", "path unit", "audit lines"}
+    host.run("systemctl", "kill", "-s", "CONT", "systemd-journald")
+    assert trading.states() == dict.fromkeys(FOUR, "active")
+
+
+def test_a_survivor_and_a_slow_stop(host: Host, trading: Trading) -> None:
+    """Somebody keeps putting processes into a protected cgroup; and the way to the kill is slow."""
+    group = f"/sys/fs/cgroup/system.slice/{FOUR[2]}"
+    strike = "/usr/lib/quantum-ess/strike"
+    fast = host.read_file(strike)
+    host.write_file(strike, fast.replace("set -u\n", "set -u\nsleep 2.2\n", 1))
+    host.run("systemctl", "stop", "quantum-ess-sentry")  # it has read the quick one
+    found = failures(host)
+    assert "ms" not in found["stopped"] or int(found["stopped"].split()[0]) > 2000
+    assert trading.states() == dict.fromkeys(FOUR, "active")
+    host.write_file(strike, fast)
+    host.run("systemctl", "start", "quantum-ess-sentry")
+    raise_dead = f"""
+    while :; do mkdir -p {group}; sleep 100 & echo $! >{group}/cgroup.procs; sleep 0.01; done"""
+    host.run("systemd-run", "--unit=necromancer", "--quiet", "/bin/sh", "-c", raise_dead)
+    wait_until(lambda: len(host.processes(FOUR[2])) > 1, 5, "a second process")
+    found = failures(host)
+    assert FOUR[2] in found["stopped"]
+    host.run("systemctl", "stop", "necromancer")
+
+
+def test_interrupted_and_overtaken(host: Host, trading: Trading) -> None:
+    """After SIGTERM what ran runs again. An emergency that somebody declares meanwhile stays."""
+    ess = Ess(host)
+    running = host.spawn("quantum-ess", "proof", "--yes")
+    wait_until(lambda: len(ess.named("complete")) == 1, 20, "the first stop")
+    host.sh("kill -TERM $(pgrep -f 'controller proof')")
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert trading.states() == dict.fromkeys(FOUR, "active")
+    assert ess.first_line() == INACTIVE
+
+    running = host.spawn("quantum-ess", "proof", "--yes")
+    wait_until(lambda: len(ess.named("refused")) >= 4, 30, "refused starts")
+    assert ess("activate", "--reason", "a real one").returncode == DONE
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == FAILED, out
+    assert out.splitlines()[-1].startswith("[SUMMARY] FAIL: ")
+    assert "somebody did" in out
+    assert ess.first_line() == ACTIVE
+    hold(lambda: trading.remaining(), 0.5, "running")
+    done = proof(host)
+    assert (done.returncode, "ACTIVE already" in done.stderr) == (FAILED, True)
+
+
+def test_it_asks_first(host: Host, trading: Trading) -> None:
+    """Without a terminal it needs --yes; on a terminal, anything but yes means no."""
+    pids = {unit: host.main_pid(unit) for unit in FOUR}
+    done = host.run("quantum-ess", "proof", check=False)
+    assert (done.returncode, "--yes" in done.stderr) == (USAGE, True)
+    asked = host.run("script", "-qec", "quantum-ess proof", "/dev/null", check=False, input="no\n")
+    assert asked.returncode == FAILED
+    assert "STOPS TRADING" in asked.stdout
+    assert "nothing was done" in asked.stdout
+    assert {unit: host.main_pid(unit) for unit in FOUR} == pids
+    assert not host.exists(FLAG)
