@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from quantum_ess import actor, latch, marker, record, refresh
+from quantum_ess import actor, history, latch, marker, outbox, record, refresh
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 3.0
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
+ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 RECENT = 2.0  # seconds that a unit's start may have come before its flag
 
 
@@ -94,6 +95,11 @@ def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
 
 
 def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
+    about = {key: account.record.get(key) for key in ("since", "epoch", *ABOUT, "stop_ms")}
+    facts = {"stopped": account.record.get("running"), "living": outcome.living or None, **about}
+    remember(trail.group, account, "activated", facts, once=True)
+    about["actor"] = actor.describe(account.record.get("actor") or {})
+    job = {"incident": account.incident, "units": facts["stopped"], "living": outcome.living}
     since, epoch = str(account.record["since"]), float(account.record["epoch"])
     want = (trail.group, since, epoch, account.incident, str(account.record.get("reason", "")))
     if not account.over:
@@ -104,7 +110,21 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
         trail.log("complete", "ESS ACTIVATION COMPLETE", duration_usec=usec)
     else:
         trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
+    account.problems += outbox.announce(trail.group, "activate", {**about, **job})
     _mark_logged(trail.group, account, "complete")
+
+
+def remember(
+    group: Group, account: Account, event: str, facts: dict[str, Any], once: bool = False
+) -> None:
+    """Add a record to the history; a failure is a note, or a problem if the record is lost."""
+    try:
+        waits = history.append(group, history.entry(event, account.incident, **facts), once)
+    except Exception as error:  # the history is the least of an activation's worries
+        account.problems.append(f"history: record of {event!r} lost: {error}")
+        return
+    if waits:
+        account.notes.append(f"history not written: {waits} (will be tried again)")
 
 
 def tell_redis(trail: Trail, plan: Plan, account: Account) -> None:
@@ -115,7 +135,8 @@ def tell_redis(trail: Trail, plan: Plan, account: Account) -> None:
         text = f"ESS REDIS MARKER NOT {done}: {problem}"
         trail.log("marker-pending", text, priority=NOTICE)
     elif done:
-        trail.log(f"marker-{done.lower()}", f"ESS REDIS MARKER {done}")
+        event = "marker-set" if done == "SET" else "marker-cleared"
+        trail.log(event, f"ESS REDIS MARKER {done}")
 
 
 def _ours(claim: dict[str, Any], outcome: Outcome) -> bool:
@@ -129,6 +150,7 @@ def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
     trail.record = {**account.record, "actor": who, "trigger": request.trigger}
     trail.record["reason"] = request.reason
     trail.log("repeated", "ESS ALREADY ACTIVE", priority=NOTICE)
+    remember(trail.group, account, "repeated", {key: trail.record.get(key) for key in ABOUT})
 
 
 def logged(group: Group) -> tuple[str, str]:

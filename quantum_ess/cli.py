@@ -46,6 +46,15 @@ def build() -> argparse.ArgumentParser:
         action="store_true",
         help="print nothing; exit status 0: active, 3: inactive",
     )
+    doctor = commands.add_parser("check", help="find what would make a stop fail or leak")
+    doctor.add_argument("--json", action="store_true", help="for programs; see the man page")
+    past = commands.add_parser("history", help="list all incidents, or tell one; check the file")
+    past.add_argument("incident", nargs="?", metavar="ID", help="tell this one (last: the latest)")
+    past.add_argument("--json", action="store_true", help="for programs; see the man page")
+    past.add_argument("--verify", action="store_true", help="find missing and altered records")
+    log = commands.add_parser("log", help="show the audit trail")
+    log.add_argument("-f", "--follow", action="store_true", help="and go on with what comes")
+    log.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N (50)")
     commands.add_parser("config", help="check the configuration on disk and print its plan")
     metrics = commands.add_parser("metrics", help="print metrics for Prometheus")
     metrics.add_argument(
@@ -60,8 +69,16 @@ def build() -> argparse.ArgumentParser:
         trial.add_argument("--report", metavar="FILE", help="write a report, as HTML")
         more = ("--yes", "do not ask first") if name == "proof" else ("--clean", argparse.SUPPRESS)
         trial.add_argument(more[0], action="store_true", help=more[1])
+    owed = commands.add_parser("work", description="Do what a transition owes (its services do).")
+    owed.add_argument("kind", choices=("hooks", "notify"))
     commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of lines, not {text!r}")
+    return int(text)
 
 
 def main(argv: list[str]) -> int:
@@ -83,6 +100,16 @@ def main(argv: list[str]) -> int:
         return trials.command(args)
     if args.command == "tend":
         return tend(group)
+    if args.command == "work":
+        return work(group, args.kind)
+    if args.command == "check":
+        return show_check(group, args.json)
+    if args.command in ("history", "log"):
+        from quantum_ess import historycommand
+
+        if args.command == "history":
+            return historycommand.show_history(group, args)
+        return historycommand.show_log(group, args.follow, args.lines)
     return show_status(group, getattr(args, "json", False), getattr(args, "quiet", False))
 
 
@@ -167,6 +194,17 @@ def show_status(group: Group, as_json: bool, quiet: bool) -> int:
     return 0
 
 
+def show_check(group: Group, as_json: bool) -> int:
+    """Print what is not as it should be; 0, or 9 with warnings, 10 with errors."""
+    need_root("check")
+    from quantum_ess import check, findings
+
+    found = check.run(group)
+    paint = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(json.dumps(check.document(found), indent=2) if as_json else check.render(found, paint))
+    return findings.status(found)
+
+
 def show_config() -> int:
     """Print the plan of the configuration on disk. Raises ConfigError."""
     from quantum_ess import config
@@ -197,8 +235,9 @@ def show_metrics(write: bool) -> int:
 def tend(group: Group) -> int:
     """Complete what an activation or release still owes: trail, audit entries, marker."""
     need_root("tend")
-    from quantum_ess import account, plan, record, trail
+    from quantum_ess import account, history, plan, record, trail
 
+    history.fold(group)
     if os.path.lexists(group.flag):
         incident, stage = account.logged(group)
         known = record.load(group.record) or {}
@@ -208,9 +247,22 @@ def tend(group: Group) -> int:
             return activate(group, "flag")
     with record.lock(group.lock, account.LOCK_SECONDS):
         trail.flush(group)
+        history.flush(group)
         known = record.load(group.record) or record.load(group.released) or {}
         entries = trail.Trail(group, str(known.get("incident", "")), known)
         account.tell_redis(entries, plan.read(group), account.Account())
+    return 0
+
+
+def work(group: Group, kind: str) -> int:
+    """Run the hooks, or send the notifications, that a transition owes."""
+    need_root("work")
+    from quantum_ess import hooks, notify
+
+    if kind == "hooks":
+        hooks.work(group)
+    else:
+        notify.work(group)
     return 0
 
 

@@ -111,6 +111,9 @@ class Config:
         "8d",
         "age at which a drill is due; 0: never",
     )
+    hooks_timeout: float = option(
+        "hooks", "timeout", values.span(0.1, 3600), "30s", "how long a hook may take"
+    )
     guard_mode: str = option(
         "guard", "mode", values.choice("shadow", "enforce"), "shadow", "only report, or act"
     )

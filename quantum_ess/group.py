@@ -118,6 +118,31 @@ class Group:
         return self.run + "/marker-pending"
 
     @property
+    def history(self) -> str:
+        """Every transition, appended for good: one line of JSON each."""
+        return self.state + "/history.jsonl"
+
+    @property
+    def history_head(self) -> str:
+        """Number and hash of the history's last record."""
+        return self.state + "/history-head"
+
+    @property
+    def history_lock(self) -> str:
+        """Held while the history is appended to."""
+        return self.state + "/history-lock"
+
+    @property
+    def history_spool(self) -> str:
+        """Records that the disk has not taken yet, and those that the shell leaves."""
+        return self.run + "/history-spool"
+
+    @property
+    def refused(self) -> str:
+        """Refused starts, a file a unit, counted by libexec/held until a burst of them is over."""
+        return self.run + "/refused"
+
+    @property
     def seen(self) -> str:
         """Present once the flag was seen in this boot: its absence is then a release."""
         return self.run + "/seen"

@@ -12,7 +12,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from quantum_ess import account, activate, actor, cgroup, latch, marker, record, refresh
+from quantum_ess import (
+    account,
+    activate,
+    actor,
+    cgroup,
+    history,
+    latch,
+    marker,
+    outbox,
+    record,
+    refresh,
+)
 from quantum_ess import plan as plans
 from quantum_ess.errors import NotReleased
 from quantum_ess.group import Group
@@ -39,8 +50,9 @@ class Release:
         self.record = record.load(group.record) or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
         who = actor.current() if trigger == "command" else {}
-        about = {**self.record, "trigger": trigger, "reason": reason, "actor": who}
-        self.trail = Trail(group, self.incident, about)
+        self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
+        self.trail = Trail(group, self.incident, {**self.record, **self.about})
+        self.started: list[dict[str, object]] = []
 
     @property
     def _under_way(self) -> str:
@@ -62,12 +74,14 @@ class Release:
                     raise Superseded  # the flag was set (again) after this command was given
                 self._open(manager)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
+                self._remember("unlatched", to_start=units)
                 for unit in units:
                     self._start(manager, unit)
                 self._guard()
             self._finish(began)
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
+            self._remember("release-superseded")
             if self.trigger == "flag":
                 return False  # nobody waits for an answer, and no unit should fail for this
             raise NotReleased(
@@ -90,6 +104,8 @@ class Release:
         self._guard()
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
+        result.notes += self._remember("released", release_ms=usec // 1000)
+        result.notes += self._announce("deactivate")
         with contextlib.suppress(OSError):
             record.remove(self._under_way)
             if self.mark:
@@ -97,6 +113,23 @@ class Release:
         refresh.metrics()
         for note in result.notes:
             self.say(f"note: {note}")
+
+    def _remember(self, event: str, **facts: object) -> list[str]:
+        """Add a record to the history; what went wrong with it."""
+        result = account.Account()
+        result.incident = self.incident
+        history.fold(self.group, quiet=0)
+        account.remember(
+            self.group, result, event, {**self.about, "started": self.started, **facts}
+        )
+        return result.notes + result.problems
+
+    def _announce(self, transition: str, **facts: object) -> list[str]:
+        """Have hooks and notifications done; what went wrong with that."""
+        units = [str(row["unit"]) for row in self.started]
+        who = actor.describe(self.about["actor"])
+        job = {"incident": self.incident, **self.about, "actor": who, "units": units, **facts}
+        return outbox.announce(self.group, transition, job)
 
     def _to_start(self, manager: Manager) -> list[str]:
         what = self.plan.options.get("resume.what", "running")
@@ -169,6 +202,7 @@ class Release:
         self.trail.log(
             "started", f"ESS STARTED SERVICE: {short(name)}", unit=name, duration_usec=usec
         )
+        self.started.append({"time": history.now(), "unit": name, "ms": usec // 1000})
         self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
 
     def _yield_to_activation(self, manager: Manager) -> None:
@@ -214,6 +248,8 @@ class Release:
         outcome = activate.activate(self.group, request)
         account.settle(self.group, request, outcome)
         self.trail.log("release-failed", f"ESS DEACTIVATION FAILED: {why}", unit=unit)
+        self._remember("release-failed", why=why, unit=unit, living=outcome.living or None)
+        self._announce("fail", why=why, living=outcome.living)
         with contextlib.suppress(OSError):
             record.remove(self._under_way)
         living = f"; STILL ALIVE: {' '.join(outcome.living)}" if outcome.living else ""

@@ -54,6 +54,10 @@ def collect(group: Group) -> dict[str, Any]:
     data["drill"] = lastdrill.state(plan)
     if data["drill"]["failures"]:
         problems.append(f"the last drill FAILED: {'; '.join(data['drill']['failures'])}")
+    for name in ("hook-problem", "notify-problem"):
+        kind = {"hook-problem": "hook failed", "notify-problem": "notification not sent"}[name]
+        lines = record.text(f"{group.run}/{name}").splitlines()
+        problems += [f"{kind}: {line}" for line in lines]
     data["problems"] = problems
     return data
 

@@ -212,6 +212,15 @@ class Manager:
             raise Unreachable("PID 1 sent no property")
         return reply[0][1]
 
+    def get_all(self, path: str, interface: str) -> dict[str, Any]:
+        """All properties of one interface, as `get`."""
+        address = DBusAddress(path, DESTINATION, "org.freedesktop.DBus.Properties")
+        reply = self.call(new_method_call(address, "GetAll", "s", (f"{DESTINATION}.{interface}",)))
+        try:
+            return {str(name): value for name, (_, value) in reply[0].items()}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Unreachable("PID 1 sent no properties") from error
+
 
 def _body(reply: Message) -> tuple[Any, ...]:
     if reply.header.message_type is MessageType.error:

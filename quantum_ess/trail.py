@@ -14,11 +14,12 @@ import uuid
 
 from quantum_ess import record as records
 from quantum_ess.actor import Actor
+from quantum_ess.events import MESSAGE_IDS
 from quantum_ess.group import Group
 from quantum_ess.record import Record
 
 JOURNAL = "/run/systemd/journal/socket"
-CRIT, NOTICE = 2, 5
+CRIT, ERR, NOTICE = 2, 3, 5
 
 
 class Trail:
@@ -58,6 +59,9 @@ class Trail:
             "ESS_TRIGGER": trigger,
             "ESS_REASON": str(self.record.get("reason", "")),
         }
+        kind = "drill" if group.drill else event
+        if kind in MESSAGE_IDS:
+            fields["MESSAGE_ID"] = MESSAGE_IDS[kind]
         return {**fields, **_actor_fields(self.record.get("actor", {}))}
 
     def _keep(self, entry: bytes) -> None:
@@ -94,6 +98,16 @@ def send(entry: bytes) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.sendto(entry, JOURNAL)
+            return True
+        except OSError:
+            return False
+
+
+def listens() -> bool:
+    """Whether anybody listens where journald should."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(JOURNAL)
             return True
         except OSError:
             return False

@@ -1,0 +1,257 @@
+"""Checks of units: would each protected one be stopped and held, and nothing else be dragged down?
+
+Each takes the facts and yields findings. Property names: org.freedesktop.systemd1(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from quantum_ess import gate, unitfiles
+from quantum_ess.facts import Facts
+from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
+from quantum_ess.plan import is_own
+
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
+# Whom a stop of a unit takes along (systemd's UNIT_ATOM_PROPAGATE_STOP).
+DRAGGED = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+CONTAINERS = ("docker", "docker-compose", "podman", "nerdctl", "lxc", "incus")
+NEEDRESTART = "/etc/needrestart"
+BUS_SERVICES = tuple(
+    f"{place}/dbus-1/system-services"
+    for place in ("/usr/share", "/usr/local/share", "/etc", "/run", "/usr/lib")
+)
+DAEMON_RELOAD = "systemctl daemon-reload"
+
+
+def watchers(facts: Facts) -> Iterator[Finding]:
+    """What sees the flag."""
+    for name in WATCHERS:
+        known = facts.unit(name)
+        state = known.get("ActiveState", "not there")
+        if state != "active":
+            text = f"{name} is {state}: it would not see the flag"
+            yield Finding(ERROR, "watcher-down", text, f"systemctl enable --now {name}", name)
+        elif known.get("UnitFileState") != "enabled":
+            text = f"{name} runs but is not enabled: after a boot it would not"
+            yield Finding(ERROR, "watcher-not-enabled", text, f"systemctl enable {name}", name)
+
+
+def shadows(facts: Facts) -> Iterator[Finding]:
+    """Hand-copied units that hide the package's."""
+    for directory in unitfiles.SEARCH_PATH:
+        if directory == "/usr/lib/systemd/system" or not os.path.isdir(directory):
+            continue
+        for name in sorted(os.listdir(directory)):
+            path = f"{directory}/{name}"
+            if is_own(name) and not os.path.isdir(path):
+                text = f"{path} hides the package's unit: what it does is not what is documented"
+                hint = f"rm {path}; {DAEMON_RELOAD}"
+                yield Finding(ERROR, "unit-shadowed", text, hint, name)
+
+
+def loadable(facts: Facts) -> Iterator[Finding]:
+    """Protected units that are not what their names promise."""
+    for name in dict.fromkeys((*(e.name for e in facts.plan.protect), *facts.protected)):
+        known = {} if any(c in name for c in "*?[") else facts.unit(name)
+        load, real = known.get("LoadState"), known.get("Id", name)
+        if load == "not-found":
+            text = f"{name} does not exist on this host: nothing would be stopped for it"
+            hint = "correct [protect] units in /etc/quantum-ess/quantum-ess.conf"
+            yield Finding(ERROR, "unit-not-found", text, hint, name)
+        elif load == "masked":
+            hint = f"systemctl unmask {name}, or take it out of [protect] units"
+            yield Finding(NOTE, "unit-masked", f"{name} is masked", hint, name)
+        elif load in ("error", "bad-setting"):
+            text = f"systemd can't load {name} ({load})"
+            hint = f"systemd-analyze verify {name}"
+            yield Finding(ERROR, "unit-broken", text, hint, name)
+        elif real != name:
+            text = f"{name} is an alias of {real}, which is what gets stopped"
+            yield Finding(NOTE, "unit-alias", text, f"name {real} in [protect] units", name)
+        if load == "loaded" and known.get("NeedDaemonReload"):
+            text = f"{name} has changed on disk, and systemd does not know yet"
+            yield Finding(WARNING, "reload-needed", text, DAEMON_RELOAD, name)
+
+
+def gates(facts: Facts) -> Iterator[Finding]:
+    """What must refuse a start, as PID 1 has read it."""
+    for name in facts.protected:
+        known = facts.unit(name)
+        if known.get("LoadState") != "loaded" or name.endswith(".scope"):
+            continue
+        paths = [str(path) for path in known.get("DropInPaths", [])]
+        ours = [path for path in paths if path.endswith("/" + gate.DROP_IN)]
+        missing = _missing(known, name)
+        if missing and not ours:
+            text = f"{name} has no gate: while ESS is active it could be started"
+            yield Finding(ERROR, "gate-missing", text, DAEMON_RELOAD, name)
+        elif missing:
+            later = paths[paths.index(ours[-1]) + 1 :] or [str(known.get("FragmentPath", "?"))]
+            text = f"the gate of {name} is undone ({' and '.join(missing)}) by {' or '.join(later)}"
+            hint = f"take the empty assignment out of that file; {DAEMON_RELOAD}"
+            yield Finding(ERROR, "gate-undone", text, hint, name)
+
+
+def _missing(known: dict[str, object], name: str) -> list[str]:
+    """Which parts of the gate a unit lacks."""
+    asserts = known.get("Asserts")
+    rows = asserts if isinstance(asserts, list) else []
+    held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
+    missing = [] if set(gate.PATHS) <= held else ["AssertPathExists="]
+    own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
+    if name.endswith(".service") and not own_root:
+        conditions = known.get("ExecCondition")
+        commands = conditions if isinstance(conditions, list) else []
+        if not any(gate.FLAG in " ".join(command[1]) for command in commands):
+            missing.append("ExecCondition=")
+    return missing
+
+
+def dragged(facts: Facts) -> Iterator[Finding]:
+    """Units outside the plan that a stop would take along."""
+    for name in facts.protected:
+        seen, rest = {name}, [(name, "")]
+        while rest:
+            current, via = rest.pop()
+            known = facts.unit(current)
+            for other in {str(o) for key in DRAGGED for o in known.get(key, [])} - seen:
+                seen.add(other)
+                rest.append((other, f" through {current}" if current != name else ""))
+                if facts.protects(other) or is_own(other) or other not in facts.loaded:
+                    continue
+                yield _victim(facts, name, other, via if current != name else "", current)
+
+
+def _victim(facts: Facts, name: str, other: str, via: str, current: str) -> Finding:
+    through = f" (through {current})" if current != name else ""
+    text = f"{other} depends on {name}{through}: a stop takes it along"
+    hint = f"take Requires=, BindsTo= or PartOf= {current} out of {other}; Wants= does no harm"
+    if facts.plan.keeps(other):
+        return Finding(ERROR, "kept-dragged", f"kept unit {text}", hint, other)
+    return Finding(NOTE if other.endswith(".target") else WARNING, "dragged", text, hint, other)
+
+
+def slices(facts: Facts) -> Iterator[Finding]:
+    """Kept units in a protected slice."""
+    ours = [name.removesuffix(".slice") for name in facts.protected if name.endswith(".slice")]
+    for name in facts.kept if ours else []:
+        inside = str(facts.unit(name).get("Slice", "")).removesuffix(".slice")
+        if any(inside == s or inside.startswith(s + "-") for s in ours):
+            text = f"kept unit {name} lies in protected slice {inside}.slice: a stop takes it along"
+            hint = f"give it another Slice= (systemctl edit {name})"
+            yield Finding(ERROR, "kept-in-protected-slice", text, hint, name)
+
+
+def revivers(facts: Facts) -> Iterator[Finding]:
+    """Unprotected units that ask for a protected one again. The gate refuses them; but noisily."""
+    for name in facts.protected:
+        known = facts.unit(name)
+        for other in known.get("UpheldBy", []):
+            if not facts.protects(other):
+                text = f"{other} upholds {name}: it asks for it again all the time"
+                hint = f"take Upholds={name} out of {other}, or protect {other} too"
+                yield Finding(WARNING, "upheld", text, hint, name)
+        for other in known.get("TriggeredBy", []):
+            if not facts.protects(other):
+                kind = other.rpartition(".")[2]
+                hint = f"add {other} to [protect] units"
+                text = f"{other} starts {name}: refused again and again while ESS is active"
+                if kind != "timer":
+                    text += f", until the {kind} unit itself fails"
+                yield Finding(WARNING, f"{kind}-not-protected", text, hint, name)
+    yield from _bus(facts)
+
+
+def _bus(facts: Facts) -> Iterator[Finding]:
+    """D-Bus activation."""
+    for directory in filter(os.path.isdir, BUS_SERVICES):
+        for entry in sorted(os.listdir(directory)):
+            found = re.search(r"^SystemdService=(\S+)", _text(f"{directory}/{entry}"), re.M)
+            if found and facts.protects(facts.real(found[1])):
+                text = f"D-Bus starts {found[1]} on demand ({directory}/{entry})"
+                hint = "nothing, if callers can bear the refusal while ESS is active"
+                yield Finding(NOTE, "bus-activated", text, hint, found[1])
+
+
+def needrestart(facts: Facts) -> Iterator[Finding]:
+    """needrestart(1) restarts services after an upgrade, trading too."""
+    if not os.path.exists("/usr/sbin/needrestart"):
+        return
+    files = [f"{NEEDRESTART}/needrestart.conf", *_listed(f"{NEEDRESTART}/conf.d")]
+    lines = [line for path in files for line in _text(path).splitlines()]
+    rules = [line for line in lines if not line.lstrip().startswith("#")]
+    excluded = [found[1] for line in rules if (found := re.search(r"qr\((.+?)\).*=>?\s*0", line))]
+    for name, _ in facts.services():
+        if not any(_matches(expression, name) for expression in excluded):
+            text = f"needrestart restarts {name} after an upgrade, in the middle of trading"
+            hint = (
+                f"echo '$nrconf{{override_rc}}{{qr(^{name.removesuffix('.service')})}} = 0;'"
+                f" >>{NEEDRESTART}/conf.d/trading.conf"
+            )
+            yield Finding(WARNING, "needrestart", text, hint, name)
+
+
+def _matches(expression: str, name: str) -> bool:
+    try:
+        return re.search(expression, name) is not None
+    except re.error:  # Perl knows more
+        return False
+
+
+def stopping(facts: Facts) -> Iterator[Finding]:
+    """Settings that make `systemctl stop` leave something: ESS kills all the same."""
+    default = facts.manager.get("DefaultTimeoutStopUSec", 90_000_000)
+    for name, known in facts.services():
+        mode = known.get("KillMode")
+        hint = f"remove it (systemctl edit {name}): ESS kills all the same, systemctl stop does not"
+        if mode in ("none", "process"):
+            yield Finding(WARNING, "kill-mode", f"{name} has KillMode={mode}", hint, name)
+        if known.get("SendSIGKILL") is False:
+            yield Finding(WARNING, "no-sigkill", f"{name} has SendSIGKILL=no", hint, name)
+        timeout = known.get("TimeoutStopUSec", 0)
+        if timeout > default:
+            long = "infinity" if timeout >= 1 << 63 else f"{timeout / 1e6:g} s"
+            text = f"{name} has TimeoutStopSec={long}"
+            yield Finding(NOTE, "long-stop-timeout", text, hint, name)
+
+
+def outsiders(facts: Facts) -> Iterator[Finding]:
+    """Processes of a trading user that no stop of a unit reaches; containers too."""
+    users = facts.users()
+    outside: dict[tuple[str, str], list[str]] = {}
+    for process in facts.processes:
+        unit = process.unit
+        if process.uid in users and not facts.protects(unit) and not facts.plan.keeps(unit):
+            found = outside.setdefault((users[process.uid], unit), [])
+            found.append(f"{process.name} ({process.pid})")
+    for (user, unit), names in outside.items():
+        where = f"in {unit}, which is not protected" if unit else "in no unit"
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        text = f"trading user {user} runs {', '.join(names[:3])}{more} {where}: no stop reaches it"
+        hint = "make it a service and protect that, or end it"
+        yield Finding(WARNING, "process-outside", text, hint, unit)
+    for name, known in facts.services():
+        programs = [os.path.basename(str(command[0])) for command in known.get("ExecStart", [])]
+        for program in programs:
+            if program in CONTAINERS:
+                text = f"{name} runs {program}: the container's processes are not in its cgroup"
+                hint = "run the program itself, or protect the unit that holds the container"
+                yield Finding(ERROR, "container", text, hint, name)
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return [f"{directory}/{name}" for name in sorted(os.listdir(directory))]
+    except OSError:
+        return []
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return ""

@@ -1,0 +1,151 @@
+"""`quantum-ess history` and `quantum-ess log`: what happened, for people and for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+from quantum_ess import chain, history, incidents, trail
+from quantum_ess.actor import describe
+from quantum_ess.errors import Failed, Usage
+from quantum_ess.group import Group
+from quantum_ess.incidents import Incident
+
+COLUMNS = ("INCIDENT", "BEGAN (UTC)", "DOWN", "STOP", "UNITS", "REFUSED", "BY", "REASON")
+POLL = 0.5  # seconds between two looks at the file, where journald can't be followed
+
+
+def show_history(group: Group, args: argparse.Namespace) -> int:
+    """List incidents, tell one, or verify. Raises Failed, Usage."""
+    if args.verify:
+        if args.incident:
+            raise Usage("--verify checks the whole history: it takes no ID")
+        return verify(group, args.json)
+    if args.incident:
+        found = incidents.find(group, args.incident)
+        data: Any = {**found.summary(), "records": found.entries}
+        print(json.dumps(data, indent=2) if args.json else tell(found))
+        return 0
+    known = incidents.load(group)
+    if args.json:
+        print(json.dumps([incident.summary() for incident in known], indent=2))
+    elif known:
+        print(table(known, _width()))
+    else:
+        print("No incident is on record.")
+    return 0
+
+
+def verify(group: Group, as_json: bool) -> int:
+    """Check the chain of records; print what is wrong. Raises Failed if anything is."""
+    found = chain.Chain(group)
+    grave = sum(flaw.grave for flaw in found.flaws)
+    waits = len(history.waiting(group))
+    if as_json:
+        flaws = [flaw._asdict() for flaw in found.flaws]
+        data = {"records": len(found.records), "last": found.end._asdict(), "flaws": flaws}
+        print(json.dumps({**data, "waiting": waits}, indent=2))
+    else:
+        for flaw in found.flaws:
+            print(flaw if flaw.grave else f"{flaw.place}: note: {flaw.text}")
+        if waits:
+            print(f"note: {waits} records are not written yet")
+        said = "whole" if not grave else f"NOT WHOLE: {grave} {'flaw' if grave == 1 else 'flaws'}"
+        print(
+            f"history: {len(found.records)} records, {said}; last: {found.end.n} {found.end.hash}"
+        )
+    if grave:
+        raise Failed(
+            "the history is not whole",
+            hint="compare with a backup and with: journalctl -t quantum-ess",
+        )
+    return 0
+
+
+def table(known: list[Incident], width: int) -> str:
+    """One line an incident; only the reason is cut, where a line would be wider than that."""
+    rows = [COLUMNS, *map(_row, known)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(_cut(line.rstrip(), width) for line in lines)
+
+
+def _row(incident: Incident) -> tuple[str, ...]:
+    data = incident.summary()
+    stop = f"{data['stop_ms'] / 1000:.3f} s" if data["stop_ms"] is not None else "?"
+    down = span(data["downtime_s"]) if data["downtime_s"] is not None else data["state"]
+    refused = sum(entry["count"] or 1 for entry in data["refused"])
+    return (
+        incident.id,
+        f"{incident.began[:10]} {incidents.clock(incident.began)}",
+        down,
+        f"{stop} NOT VERIFIED" if data["living"] else stop,
+        str(len(data["stopped"])),
+        str(refused),
+        f"{describe(data['actor'] or {})}, {data['trigger'] or 'unknown'}",
+        " ".join(data["reason"].split()),
+    )
+
+
+def tell(incident: Incident) -> str:
+    """One incident from its first moment to its last, line by line."""
+    data = incident.summary()
+    lines = [f"Incident {incident.id}: {data['state']}"]
+    if data["downtime_s"] is not None:
+        lines[0] += f" after {span(data['downtime_s'])}"
+    start = incidents.seconds(incident.began)
+    for when, text in incident.timeline():
+        after = incidents.seconds(when) - start
+        shown = f"+{after:.3f} s" if after < 60 else f"+{span(after)}"
+        lines.append(f"{when[:10]} {when[11:23]}  {shown:>14}  {text}")
+    return "\n".join(lines)
+
+
+def span(seconds: float) -> str:
+    """A time span in its two largest units, e.g. `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 20
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def show_log(group: Group, follow: bool, count: int) -> int:
+    """The trail out of the journal; out of the history while journald does not listen."""
+    if trail.listens() and not trail.spooled(group):
+        command = ["journalctl", "-t", "quantum-ess", "-n", str(count)]
+        os.execvp(command[0], command + (["-f"] if follow else []))
+    print("quantum-ess: journald does not listen: this is the history", file=sys.stderr)
+    lines = _told(group)
+    print("\n".join(lines[-count:]), flush=True)
+    while follow:
+        time.sleep(POLL)
+        more = _told(group)[len(lines) :]
+        if more:
+            print("\n".join(more), flush=True)
+        lines += more
+    return 0
+
+
+def _told(group: Group) -> list[str]:
+    told = [
+        (when, f"{when} {incident.id}: {text}")
+        for incident in incidents.load(group)
+        for when, text in incident.timeline()
+    ]
+    return [line for _, line in sorted(told)]

@@ -1,0 +1,257 @@
+"""Check: a clean host has no finding; each finding is brought about and found, and goes again."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+from host import Host
+from kinds import FOUR, REDIS
+from product import DROP_IN, Ess
+from trading import Trading
+from waiting import wait_until
+
+FINE, WARNINGS, ERRORS = 0, 9, 10
+Found = set[tuple[str, str]]
+AI, EXECUTION, APPLY, GOVERNOR = FOUR
+
+
+def check(ess: Ess, status: int | None = None) -> Found:
+    """Id and unit of every finding, as --json has them."""
+    done = ess("check", "--json", check=False)
+    if status is not None:
+        assert done.returncode == status, done.stdout + done.stderr
+    data = json.loads(done.stdout)
+    assert all(finding["hint"] for finding in data["findings"])
+    assert not [f for f in data["findings"] if f["id"] == "not-checked"], data
+    return {(finding["id"], finding["unit"]) for finding in data["findings"]}
+
+
+def ids(ess: Ess, status: int | None = None) -> set[str]:
+    return {found for found, _ in check(ess, status)}
+
+
+def drop_in(trading: Trading, unit: str, text: str, name: str = "test") -> None:
+    trading.write_unit(f"{unit}.d/{name}.conf", text)
+
+
+def test_a_clean_host(trading: Trading) -> None:
+    """Nothing, in words and in the exit status; only root may ask; what is found has a page."""
+    ess = Ess(trading.host)
+    assert check(ess, FINE) == set()
+    assert ess("check").stdout == "quantum-ess check: nothing found\n"
+    assert ess("check", user="nobody", check=False).returncode == 4
+    ess("activate")
+    ess.wait_complete()
+    assert check(ess, FINE) == set()
+
+
+def test_units(trading: Trading) -> None:
+    """What unit files can do to a stop; all at once, each found with its unit."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.write_unit(
+        "upholder.service", f"[Unit]\nUpholds={AI}\n[Service]\nExecStart=/bin/true\n"
+    )
+    trading.write_unit("often.timer", f"[Timer]\nOnCalendar=hourly\nUnit={AI}\n")
+    trading.write_unit("ask.path", f"[Path]\nPathExists=/nowhere\nUnit={AI}\n")
+    trading.write_unit("ask.socket", f"[Socket]\nListenStream=/run/ask\nService={AI}\n")
+    drop_in(trading, AI, "[Unit]\nAssertPathExists=\n", "zzzz-later")
+    drop_in(trading, EXECUTION, "[Service]\nExecCondition=\n", "zzzz-later")
+    drop_in(trading, APPLY, "[Service]\nKillMode=process\nSendSIGKILL=no\nTimeoutStopSec=1h\n")
+    drop_in(trading, "grafana-server.service", f"[Unit]\nPartOf={APPLY}\n")
+    sleeper = "[Service]\nExecStart=/bin/sleep infinity\n"
+    trading.write_unit("middle.service", f"[Unit]\nBindsTo={APPLY}\nAfter={APPLY}\n{sleeper}")
+    drop_in(trading, "quantum-rl-monitor.service", "[Unit]\nRequires=middle.service\n")
+    drop_in(trading, GOVERNOR, "[Service]\nExecStart=\nExecStart=/usr/bin/docker run governor\n")
+    bus = "/usr/share/dbus-1/system-services/org.example.Governor.service"
+    host.write_file(bus, f"[D-BUS Service]\nName=org.example.Governor\nSystemdService={GOVERNOR}\n")
+    host.sh("cp /usr/lib/systemd/system/quantum-ess.path /etc/systemd/system/")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "middle.service", "upholder.service", "often.timer", "ask.path")
+    host.run("systemctl", "start", "ask.socket", check=False)  # its service runs already
+    assert check(ess, ERRORS) == {
+        ("upheld", AI),
+        ("timer-not-protected", AI),
+        ("path-not-protected", AI),
+        ("socket-not-protected", AI),
+        ("gate-undone", AI),
+        ("gate-undone", EXECUTION),
+        ("kill-mode", APPLY),
+        ("no-sigkill", APPLY),
+        ("long-stop-timeout", APPLY),
+        ("kept-dragged", "grafana-server.service"),
+        ("dragged", "middle.service"),
+        ("kept-dragged", "quantum-rl-monitor.service"),
+        ("container", GOVERNOR),
+        ("bus-activated", GOVERNOR),
+        ("unit-shadowed", "quantum-ess.path"),
+    }
+    said = ess("check", check=False).stdout
+    assert f"/etc/systemd/system/{AI}.d/zzzz-later.conf" in said
+    assert "rm /etc/systemd/system/quantum-ess.path" in said
+    assert re.search(r"^error: .* \[gate-undone\]\n    to do: ", said, re.M)
+
+
+def test_names(trading: Trading) -> None:
+    """A name that is no unit, a masked one, an alias, a broken one; a slice with a kept unit."""
+    host, ess = trading.host, Ess(trading.host)
+    host.run("systemctl", "mask", "masked.service")
+    trading.write_unit("broken.service", "[Service]\nType=simple\n")
+    host.sh(f"ln -s {AI} /etc/systemd/system/trade.service")
+    drop_in(trading, "grafana-server.service", "[Service]\nSlice=market-data.slice\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "grafana-server.service")
+    ess.configure("[protect]\nunits = no-such masked broken trade market.slice\n")
+    found = check(ess, ERRORS)
+    assert found >= {
+        ("unit-not-found", "no-such.service"),
+        ("unit-masked", "masked.service"),
+        ("unit-broken", "broken.service"),
+        ("unit-alias", "trade.service"),
+        ("kept-in-protected-slice", "grafana-server.service"),
+    }
+    # What was protected is not any more, and its processes are those of a trading user.
+    assert {name for name, _ in found} - {"process-outside"} == {
+        *("unit-not-found", "unit-masked", "unit-broken", "unit-alias", "kept-in-protected-slice")
+    }
+
+
+def test_the_gate_is_missing(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    host.sh("chmod -x /usr/lib/systemd/system-generators/quantum-ess-generator")
+    host.run("systemctl", "daemon-reload")
+    assert check(ess, ERRORS) == {("gate-missing", unit) for unit in FOUR}
+
+
+def test_processes_outside(trading: Trading) -> None:
+    """Of the user that trading runs as: one in a session, one in a service of its own."""
+    host, ess = trading.host, Ess(trading.host)
+    host.sh("systemd-run --quiet --unit=stray --uid=daemon /bin/sleep 100")
+    session = host.spawn("sleep", "99", user="daemon")
+    wait_until(lambda: "process-outside" in ids(ess), 5, "the process")
+    wait_until(lambda: len(check(ess)) == 2, 5, "both")
+    assert check(ess, WARNINGS) >= {("process-outside", "stray.service")}
+    said = ess("check", check=False).stdout
+    assert "trading user daemon runs sleep (" in said
+    host.run("pkill", "-u", "daemon", "sleep")
+    session.communicate()
+    wait_until(lambda: not check(ess), 5, "an end of the finding")
+
+
+def test_watchers(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    host.run("systemctl", "stop", "quantum-ess.path")
+    host.run("systemctl", "disable", "quantum-ess-sentry.service")
+    host.sh("systemctl stop quantum-ess-watch.timer")
+    assert check(ess, ERRORS) == {
+        ("watcher-down", "quantum-ess.path"),
+        ("watcher-down", "quantum-ess-watch.timer"),
+        ("watcher-not-enabled", "quantum-ess-sentry.service"),
+    }
+
+
+def test_the_host_around(trading: Trading) -> None:
+    """Directories, journal, clock, Redis, needrestart, configuration: one after another."""
+    host, ess = trading.host, Ess(trading.host)
+    journald = "/etc/systemd/journald.conf.d/test.conf"
+    nrconf = "/etc/needrestart/conf.d/trading.conf"
+    cases = {
+        "flag-directory-writable": ("chmod 777 /run/quantum", "chmod 755 /run/quantum"),
+        "flag-directory-missing": ("rmdir /run/quantum", "systemd-tmpfiles --create"),
+        "redis-unreachable": (f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
+        "config-not-in-force": (
+            f"mkdir -p $(dirname {DROP_IN}); printf '[resume]\\nsettle = 2s\\n' >{DROP_IN}",
+            "systemctl daemon-reload",
+        ),
+        "config-error": (f"echo '[x]' >{DROP_IN}", f"rm {DROP_IN}; systemctl daemon-reload"),
+        "journal-volatile": (
+            f"mkdir -p $(dirname {journald}); printf '[Journal]\\nStorage=volatile\\n' >{journald}",
+            f"rm {journald}",
+        ),
+        "journal-rate-limited": (
+            f"printf '[Journal]\\nRateLimitBurst=50\\n' >{journald}",
+            f"rm {journald}",
+        ),
+        "needrestart": (
+            f"mkdir -p $(dirname {nrconf}); touch /usr/sbin/needrestart;"
+            f"echo '#$nrconf{{override_rc}}{{qr(^quantum-)}} = 0;' >{nrconf}",
+            f"sed -i 's/^#//' {nrconf}",
+        ),
+        "reload-needed": (
+            f"touch -d '1 hour' /etc/systemd/system/{AI}",
+            f"touch /etc/systemd/system/{AI}; systemctl daemon-reload",
+        ),
+        "disk-full": (
+            "mount --bind /var/lib/quantum-ess /var/lib/quantum-ess;"
+            "mount -o remount,bind,ro /var/lib/quantum-ess",
+            "umount /var/lib/quantum-ess",
+        ),
+        "hook-refused": (
+            "install -m 777 /bin/true /etc/quantum-ess/activate.d/cancel",
+            "chmod 755 /etc/quantum-ess/activate.d/cancel",
+        ),
+        "hook-ignored": (
+            "install /bin/true /etc/quantum-ess/activate.d/cancel.sh",
+            "rm /etc/quantum-ess/activate.d/*",
+        ),
+        "journald-down": (
+            "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket"
+            " systemd-journald-audit.socket systemd-journald.service 2>/dev/null || true",
+            "systemctl start systemd-journald.socket systemd-journald.service",
+        ),
+    }
+    for expected, (deed, remedy) in cases.items():
+        host.sh(deed)
+        assert ids(ess) == {expected}, expected
+        host.sh(remedy)
+        wait_until(lambda: ids(ess) == set(), 10, f"an end of {expected}")
+
+
+def test_notifications_that_could_not_leave(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    host.sh("echo 'json://localhost' >/etc/quantum-ess/notify.urls")
+    assert ids(ess, ERRORS) == {"notify-urls", "apprise-missing"}
+    host.sh("chmod 600 /etc/quantum-ess/notify.urls")
+    assert ids(ess, ERRORS) == {"apprise-missing"}
+
+
+def test_the_clock(trading: Trading) -> None:
+    """The kernel's word; but a container, as a test host is one, has none of its own."""
+    host, ess = trading.host, Ess(trading.host)
+    look = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
+    unsynchronised = host.run("python3", "-c", look).stdout.strip() == "5"
+    assert ids(ess) == set()
+    host.sh("umount /run/systemd/container 2>/dev/null || true; rm /run/systemd/container")
+    assert ("clock-unsynchronised" in ids(ess)) == unsynchronised
+
+
+def test_our_own_files(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    ess("activate")
+    ess.wait_complete()
+    host.sh("cp /var/lib/quantum-ess/latched /var/cache/kept; echo x >/var/lib/quantum-ess/latched")
+    assert ids(ess, ERRORS) == {"record-unreadable"}
+    host.sh("rm /var/lib/quantum-ess/latched")
+    assert ids(ess, ERRORS) == {"record-missing"}
+    host.sh("cp /var/cache/kept /var/lib/quantum-ess/latched")
+    host.sh("sed -i 's/activated/released/' /var/lib/quantum-ess/history.jsonl")
+    assert ids(ess, WARNINGS) == {"history-not-whole"}
+    host.sh("rm /var/lib/quantum-ess/history*")
+    ess("deactivate")
+    host.sh("echo '{}' >/run/quantum-ess/releasing")
+    assert ids(ess, WARNINGS) == {"release-interrupted"}
+
+
+def test_with_pid_1_hung(trading: Trading) -> None:
+    """Bounded, and said."""
+    began = time.monotonic()
+    with trading.host.frozen():
+        assert ids(Ess(trading.host), ERRORS) == {"pid-1"}
+    assert time.monotonic() - began < 15
+
+
+def test_legacy_cgroups(release: str, layers: list[Path]) -> None:
+    with Host(release, layers, unified=False) as host:
+        trading = Trading(host)
+        trading.start()
+        assert ids(Ess(host), WARNINGS) == {"cgroup-v1"}

@@ -1,0 +1,152 @@
+"""History: every transition on disk, whatever becomes of journald, the disk or the power."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from kinds import FOUR
+from product import DONE, FAILED, USAGE, Ess
+from trading import WAYS, Trading
+from waiting import wait_until
+
+HISTORY = "/var/lib/quantum-ess/history.jsonl"
+JOURNALD = "systemd-journald.service systemd-journald.socket systemd-journald-dev-log.socket"
+
+
+def incidents(ess: Ess) -> list[dict[str, Any]]:
+    """What `history --json` says."""
+    found: list[dict[str, Any]] = json.loads(ess("history", "--json").stdout)
+    return found
+
+
+def records(ess: Ess, *events: str) -> list[dict[str, Any]]:
+    """The records of the file in use, of these events if any are named."""
+    if not ess.host.exists(HISTORY):
+        return []
+    found = [json.loads(line) for line in ess.host.read_file(HISTORY).splitlines()]
+    return [entry for entry in found if not events or entry["event"] in events]
+
+
+def refused(ess: Ess) -> list[int]:
+    """How many starts were refused in each burst of the first incident."""
+    return [row["count"] for row in incidents(ess)[0]["refused"]]
+
+
+def assert_whole(ess: Ess) -> None:
+    assert ess("history", "--verify").returncode == DONE
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_incident(trading: Trading, way: str) -> None:
+    """From the stop over a refused start to the release: listed, told, whole."""
+    ess = Ess(trading.host)
+    assert ess("history").stdout == "No incident is on record.\n"
+    why = ("--reason", "feed is stale") if way == "command" else ()
+    trading.pull(way, *why)
+    ess.wait_complete()
+    (active,) = incidents(ess)
+    assert (active["state"], active["incident"]) == ("active", ess.status()["incident"])
+    assert (active["trigger"], active["actor"]["user"]) == (way, "root")
+    assert active["reason"] == (why[1] if why else "")
+    assert active["stopped"] == list(FOUR) and 0 < active["stop_ms"] < 2000
+    for count in range(1, 4):
+        assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+        wait_until(lambda c=count: refused(ess) == [c], 10, f"refused start {count}")  # type: ignore[misc]
+    assert records(ess, "refused") == []  # the burst may go on
+    ess("activate", "--reason", "to be sure")
+    ess("deactivate", "--reason", "mended")
+    (over,) = incidents(ess)
+    assert over["state"] == "released" and over["refused"][0]["unit"] == FOUR[0]
+    assert over["released"]["reason"] == "mended"
+    assert [row["unit"] for row in over["released"]["started"]] == list(FOUR)
+    assert 0 < over["downtime_s"] < 60
+    assert [entry["event"] for entry in records(ess)] == [
+        *("activated", "repeated", "refused", "unlatched", "released")
+    ]
+    listed = ess("history").stdout.splitlines()
+    assert len(listed) == 2 and over["incident"] in listed[1] and way in listed[1]
+    told = ess("history", over["incident"]).stdout
+    assert told == ess("history", "last").stdout
+    lines = ("ACTIVATED by root", "verified stopped in 0.", "refused to start quantum-ai-engine 3")
+    for line in (*lines, "activated again by", "release begun by", "started", "RELEASED"):
+        assert line in told, told
+    assert ess("history", user="nobody").stdout == ess("history").stdout
+    assert_whole(ess)
+
+
+def test_journald_is_dead(trading: Trading) -> None:
+    """The history has it all, and `log` shows it from there."""
+    host, ess = trading.host, Ess(trading.host)
+    assert "initiated" not in ess("log").stdout
+    host.sh(f"systemctl stop {JOURNALD} systemd-journald-audit.socket 2>/dev/null || true")
+    wait_until(lambda: not host.processes("systemd-journald.service"), 5, "journald's end")
+    ess("activate", "--reason", "in the dark", check=False)
+    assert [entry["reason"] for entry in records(ess, "activated")] == ["in the dark"]
+    log = ess("log", "-n", "100")
+    assert "journald does not listen" in log.stderr and "in the dark" in log.stdout
+    host.run("systemctl", "start", *JOURNALD.split())
+    ess.wait_event("complete", timeout=20)
+    wait_until(lambda: not ess("log").stderr, 10, "a log out of the journal")
+    assert "[ESS AUDIT] ESS ACTIVATION COMPLETE" in ess("log").stdout
+    assert len(ess("log", "-n", "2").stdout.splitlines()) == 2
+    assert ess("log", "-n", "none", check=False).returncode == USAGE
+
+
+def test_log_follows(trading: Trading) -> None:
+    ess = Ess(trading.host)
+    follower = trading.host.spawn("timeout", "20", "quantum-ess", "log", "--follow")
+    assert follower.stdout is not None
+    ess("activate")
+    assert any("ESS ACTIVATION COMPLETE" in line for line in follower.stdout)
+    trading.host.run("pkill", "journalctl")
+    follower.communicate()
+
+
+def test_power_cuts(trading: Trading) -> None:
+    """A cut while latched, a line that it tore, a boot; then on without a gap."""
+    host, ess = trading.host, Ess(trading.host)
+    ess("activate", "--reason", "before the cut")
+    ess.wait_complete()
+    host.sh(f"head -c 40 {HISTORY} >>{HISTORY}; sync")
+    host.power_cut()
+    wait_until(lambda: '"restored"' in host.read_file(HISTORY), 20, "the boot on record")
+    ess("deactivate", "--no-start")
+    checked = ess("history", "--verify")
+    assert re.search(rf"^{HISTORY}:2: note: is no record: torn by a power cut", checked.stdout)
+    (incident,) = incidents(ess)
+    assert incident["state"] == "released" and incident["reason"] == "before the cut"
+    assert "the host has booted" in ess("history", "last").stdout
+
+
+def test_rotation_and_tampering(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    for number in (2, 1):
+        ess("activate")
+        ess("deactivate", "--no-start")
+        host.sh(f"mv {HISTORY} {HISTORY}.{number}")
+    ess("activate")
+    ess("deactivate", "--no-start")
+    assert_whole(ess)
+    assert len(incidents(ess)) == 3
+    host.sh(f"sed -i '2s/unlatched/released/' {HISTORY}.1")
+    found = ess("history", "--verify", check=False)
+    assert found.returncode == FAILED
+    assert f"{HISTORY}.1:2: record 5 was altered, or record 6 ({HISTORY}.1:3)" in found.stdout
+
+
+def test_a_disk_that_takes_nothing(trading: Trading) -> None:
+    """What it can't take waits in /run, and is appended in order when it can."""
+    host, ess = trading.host, Ess(trading.host)
+    ess("activate")
+    ess("deactivate", "--no-start")
+    host.sh("mount --bind /var/lib/quantum-ess /var/lib/quantum-ess")
+    host.sh("mount -o remount,bind,ro /var/lib/quantum-ess")
+    ess("activate", "--reason", "no room", check=False)
+    assert len(records(ess, "activated")) == 1
+    assert [row["reason"] for row in incidents(ess)] == ["", "no room"]
+    host.sh("mount -o remount,bind,rw /var/lib/quantum-ess")
+    wait_until(lambda: len(records(ess, "activated")) == 2, 15, "the record")
+    ess("deactivate", "--no-start")
+    assert_whole(ess)
