@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from quantum_ess import gate, unitfiles
 from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
+from quantum_ess.group import TRADING
 from quantum_ess.plan import is_own
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
@@ -100,12 +101,12 @@ def _missing(known: dict[str, object], name: str) -> list[str]:
     asserts = known.get("Asserts")
     rows = asserts if isinstance(asserts, list) else []
     held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
-    missing = [] if set(gate.PATHS) <= held else ["AssertPathExists="]
+    missing = [] if {TRADING.flag, TRADING.record} <= held else ["AssertPathExists="]
     own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
     if name.endswith(".service") and not own_root:
         conditions = known.get("ExecCondition")
         commands = conditions if isinstance(conditions, list) else []
-        if not any(gate.FLAG in " ".join(command[1]) for command in commands):
+        if not any(TRADING.flag in " ".join(command[1]) for command in commands):
             missing.append("ExecCondition=")
     return missing
 
