@@ -14,6 +14,7 @@ from quantum_ess import (
     config,
     history,
     hooks,
+    lastdrill,
     marker,
     notify,
     outbox,
@@ -218,6 +219,19 @@ def records(facts: Facts) -> Iterator[Finding]:
     if owed > len(_names(group.refused)):
         text = f"{owed} audit entries or records wait to be written"
         yield Finding(NOTE, "entries-waiting", text, "quantum-ess tend (the watch timer does it)")
+
+
+def drill(facts: Facts) -> Iterator[Finding]:
+    """An emergency stop that was never tried doesn't exist."""
+    last = lastdrill.state(facts.plan)
+    if last["failures"]:
+        text = f"the last drill failed: {'; '.join(last['failures'])}"
+        yield Finding(ERROR, "drill-failed", text, "mend that, then: quantum-ess drill")
+    elif last["overdue"]:
+        ago = f"the last drill was {last['seconds'] // 86400} days ago"
+        text = ago if last["time"] else "there was no drill on this host yet"
+        hint = "quantum-ess drill; systemctl enable --now quantum-ess-drill.timer"
+        yield Finding(WARNING, "drill-overdue", text, hint)
 
 
 def outgoing(facts: Facts) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from host import Host
 from kinds import FOUR, REDIS
 from product import DROP_IN, Ess
@@ -12,8 +14,17 @@ from trading import Trading
 from waiting import wait_until
 
 FINE, WARNINGS, ERRORS = 0, 9, 10
+NO_DRILL = "/etc/quantum-ess/quantum-ess.conf.d/drill.conf"
 Found = set[tuple[str, str]]
 AI, EXECUTION, APPLY, GOVERNOR = FOUR
+
+
+@pytest.fixture
+def trading(trading: Trading) -> Trading:
+    """Trading, on a host of which no drill is asked."""
+    trading.host.write_file(NO_DRILL, "[drill]\noverdue = 0\n")
+    trading.host.run("systemctl", "daemon-reload")
+    return trading
 
 
 def check(ess: Ess, status: int | None = None) -> Found:
@@ -36,8 +47,11 @@ def drop_in(trading: Trading, unit: str, text: str, name: str = "test") -> None:
 
 
 def test_a_clean_host(trading: Trading) -> None:
-    """Nothing, in words and in the exit status; only root may ask; what is found has a page."""
+    """Once there was a drill: nothing, in words and in the exit status. Only root may ask."""
     ess = Ess(trading.host)
+    trading.host.sh(f"rm {NO_DRILL}; systemctl daemon-reload")
+    assert check(ess, WARNINGS) == {("drill-overdue", "")}
+    ess("drill")
     assert check(ess, FINE) == set()
     assert ess("check").stdout == "quantum-ess check: nothing found\n"
     assert ess("check", user="nobody", check=False).returncode == 4
@@ -234,6 +248,12 @@ def test_our_own_files(trading: Trading) -> None:
     host.sh("rm /var/lib/quantum-ess/latched")
     assert ids(ess, ERRORS) == {"record-missing"}
     host.sh("cp /var/cache/kept /var/lib/quantum-ess/latched")
+    failed = (
+        '{"version": 1, "time": "2026-01-28T00:15:23Z", "epoch": 1769559323, "result": "failed"'
+    )
+    host.sh(f'echo \'{failed}, "failures": ["slow"]}}\' >/var/lib/quantum-ess/drill.json')
+    assert ids(ess, ERRORS) == {"drill-failed"}
+    host.sh("rm /var/lib/quantum-ess/drill.json")
     host.sh("sed -i 's/activated/released/' /var/lib/quantum-ess/history.jsonl")
     assert ids(ess, WARNINGS) == {"history-not-whole"}
     host.sh("rm /var/lib/quantum-ess/history*")
@@ -254,4 +274,4 @@ def test_legacy_cgroups(release: str, layers: list[Path]) -> None:
     with Host(release, layers, unified=False) as host:
         trading = Trading(host)
         trading.start()
-        assert ids(Ess(host), WARNINGS) == {"cgroup-v1"}
+        assert ids(Ess(host), WARNINGS) == {"cgroup-v1", "drill-overdue"}
