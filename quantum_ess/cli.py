@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from quantum_ess import __version__
-from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified
+from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified, Usage
 from quantum_ess.group import DRILL, TRADING, Group
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ def build() -> argparse.ArgumentParser:
         action="store_true",
         help="print nothing; exit status 0: active, 3: inactive",
     )
+    show.add_argument("-w", "--watch", action="store_true", help="again every second, in place")
     doctor = commands.add_parser("check", help="find what would make a stop fail or leak")
     doctor.add_argument("--json", action="store_true", help="for programs; see the man page")
     past = commands.add_parser("history", help="list all incidents, or tell one; check the file")
     past.add_argument("incident", nargs="?", metavar="ID", help="tell this one (last: the latest)")
     past.add_argument("--json", action="store_true", help="for programs; see the man page")
     past.add_argument("--verify", action="store_true", help="find missing and altered records")
+    past.add_argument("--report", metavar="FILE", help="write a report, as HTML")
     log = commands.add_parser("log", help="show the audit trail")
     log.add_argument("-f", "--follow", action="store_true", help="and go on with what comes")
     log.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N (50)")
@@ -110,6 +112,8 @@ def main(argv: list[str]) -> int:
         if args.command == "history":
             return historycommand.show_history(group, args)
         return historycommand.show_log(group, args.follow, args.lines)
+    if getattr(args, "watch", False):
+        return watch_status(group, args.json or args.quiet)
     return show_status(group, getattr(args, "json", False), getattr(args, "quiet", False))
 
 
@@ -191,6 +195,16 @@ def show_status(group: Group, as_json: bool, quiet: bool) -> int:
     data = status.collect(group)
     paint = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(json.dumps(data, indent=2) if as_json else status.render(data, paint))
+    return 0
+
+
+def watch_status(group: Group, other: bool) -> int:
+    """Show the status until interrupted: in place on a terminal, elsewhere whenever it changes."""
+    if other:
+        raise Usage("--watch goes with neither --json nor --quiet")
+    from quantum_ess import live, status
+
+    live.run(lambda paint: status.render(status.collect(group), paint))
     return 0
 
 

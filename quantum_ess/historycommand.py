@@ -28,10 +28,14 @@ def show_history(group: Group, args: argparse.Namespace) -> int:
         return verify(group, args.json)
     if args.incident:
         found = incidents.find(group, args.incident)
+        if args.report:
+            _report(args.report, group, found)
         data: Any = {**found.summary(), "records": found.entries}
         print(json.dumps(data, indent=2) if args.json else tell(found))
         return 0
     known = incidents.load(group)
+    if args.report:
+        _report(args.report, group, known)
     if args.json:
         print(json.dumps([incident.summary() for incident in known], indent=2))
     elif known:
@@ -39,6 +43,21 @@ def show_history(group: Group, args: argparse.Namespace) -> int:
     else:
         print("No incident is on record.")
     return 0
+
+
+def _report(path: str, group: Group, what: Incident | list[Incident]) -> None:
+    """Write a report. Raises Failed, also for a history that somebody made nonsense of."""
+    from quantum_ess import historyreport
+
+    try:
+        if isinstance(what, Incident):
+            html = historyreport.of_one(group, what)
+        else:
+            html = historyreport.of_all(group, what)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        hint = "quantum-ess history --verify"
+        raise Failed(f"no report: the history makes no sense: {error}", hint=hint) from None
+    historyreport.write(path, html)
 
 
 def verify(group: Group, as_json: bool) -> int:
@@ -69,13 +88,14 @@ def verify(group: Group, as_json: bool) -> int:
 
 def table(known: list[Incident], width: int) -> str:
     """One line an incident; only the reason is cut, where a line would be wider than that."""
-    rows = [COLUMNS, *map(_row, known)]
+    rows = [COLUMNS, *map(row, known)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(_cut(line.rstrip(), width) for line in lines)
 
 
-def _row(incident: Incident) -> tuple[str, ...]:
+def row(incident: Incident) -> tuple[str, ...]:
+    """An incident as the cells of COLUMNS."""
     data = incident.summary()
     stop = f"{data['stop_ms'] / 1000:.3f} s" if data["stop_ms"] is not None else "?"
     down = span(data["downtime_s"]) if data["downtime_s"] is not None else data["state"]
