@@ -114,19 +114,20 @@ def _missing(known: dict[str, object], name: str) -> list[str]:
 def dragged(facts: Facts) -> Iterator[Finding]:
     """Units outside the plan that a stop would take along."""
     for name in facts.protected:
-        seen, rest = {name}, [(name, "")]
+        if name.endswith(".slice"):
+            continue  # what lies in it depends on it, and is protected too
+        seen, rest = {name}, [name]
         while rest:
-            current, via = rest.pop()
+            current = rest.pop()
             known = facts.unit(current)
             for other in {str(o) for key in DRAGGED for o in known.get(key, [])} - seen:
                 seen.add(other)
-                rest.append((other, f" through {current}" if current != name else ""))
-                if facts.protects(other) or is_own(other) or other not in facts.loaded:
-                    continue
-                yield _victim(facts, name, other, via if current != name else "", current)
+                rest.append(other)
+                if other in facts.loaded and not facts.protects(other) and not is_own(other):
+                    yield _victim(facts, name, current, other)
 
 
-def _victim(facts: Facts, name: str, other: str, via: str, current: str) -> Finding:
+def _victim(facts: Facts, name: str, current: str, other: str) -> Finding:
     through = f" (through {current})" if current != name else ""
     text = f"{other} depends on {name}{through}: a stop takes it along"
     hint = f"take Requires=, BindsTo= or PartOf= {current} out of {other}; Wants= does no harm"

@@ -6,7 +6,9 @@ can read, and never printed; a URL is named by its line and its scheme.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -98,6 +100,15 @@ def _send(url: str, job: outbox.Job) -> str:
     return result[0] if result else f"no answer within {LIMIT:g} s"
 
 
+def _reason(said: str, url: str) -> str:
+    """The last line that apprise logged, without anything of the URL that could be a secret."""
+    line = " ".join((said.strip() or "not taken").splitlines()[-1].split())[:200]
+    for part in re.split(r"[:/@?&=]+", url):
+        if len(part) >= 4:
+            line = line.replace(part, "***")
+    return re.sub(r"^[\d: ,-]*(- )?(WARNING|ERROR) - ", "", line)
+
+
 def _apprise(url: str, job: outbox.Job) -> str:
     try:
         import apprise
@@ -110,7 +121,8 @@ def _apprise(url: str, job: outbox.Job) -> str:
         kind = apprise.NotifyType.INFO
         if job["transition"] != "deactivate":
             kind = apprise.NotifyType.FAILURE
-        sent = sender.notify(title=outbox.subject(job), body=outbox.body(job), notify_type=kind)
-        return "" if sent else "not taken"
+        with apprise.LogCapture(level=logging.WARNING) as said:
+            sent = sender.notify(title=outbox.subject(job), body=outbox.body(job), notify_type=kind)
+            return "" if sent else _reason(said.getvalue(), url)
     except Exception as error:  # whatever its hundred services raise; never the URL itself
         return type(error).__name__

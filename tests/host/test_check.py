@@ -15,6 +15,7 @@ from waiting import wait_until
 
 FINE, WARNINGS, ERRORS = 0, 9, 10
 NO_DRILL = "/etc/quantum-ess/quantum-ess.conf.d/drill.conf"
+SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 Found = set[tuple[str, str]]
 AI, EXECUTION, APPLY, GOVERNOR = FOUR
 
@@ -63,9 +64,7 @@ def test_a_clean_host(trading: Trading) -> None:
 def test_units(trading: Trading) -> None:
     """What unit files can do to a stop; all at once, each found with its unit."""
     host, ess = trading.host, Ess(trading.host)
-    trading.write_unit(
-        "upholder.service", f"[Unit]\nUpholds={AI}\n[Service]\nExecStart=/bin/true\n"
-    )
+    trading.write_unit("upholder.service", f"[Unit]\nUpholds={AI}\n{SLEEPER}")
     trading.write_unit("often.timer", f"[Timer]\nOnCalendar=hourly\nUnit={AI}\n")
     trading.write_unit("ask.path", f"[Path]\nPathExists=/nowhere\nUnit={AI}\n")
     trading.write_unit("ask.socket", f"[Socket]\nListenStream=/run/ask\nService={AI}\n")
@@ -73,8 +72,8 @@ def test_units(trading: Trading) -> None:
     drop_in(trading, EXECUTION, "[Service]\nExecCondition=\n", "zzzz-later")
     drop_in(trading, APPLY, "[Service]\nKillMode=process\nSendSIGKILL=no\nTimeoutStopSec=1h\n")
     drop_in(trading, "grafana-server.service", f"[Unit]\nPartOf={APPLY}\n")
-    sleeper = "[Service]\nExecStart=/bin/sleep infinity\n"
-    trading.write_unit("middle.service", f"[Unit]\nBindsTo={APPLY}\nAfter={APPLY}\n{sleeper}")
+    depends = f"[Unit]\nBindsTo={APPLY}\nAfter={APPLY} ask.socket\n"  # or it would not be loaded
+    trading.write_unit("middle.service", depends + SLEEPER)
     drop_in(trading, "quantum-rl-monitor.service", "[Unit]\nRequires=middle.service\n")
     drop_in(trading, GOVERNOR, "[Service]\nExecStart=\nExecStart=/usr/bin/docker run governor\n")
     bus = "/usr/share/dbus-1/system-services/org.example.Governor.service"
@@ -82,7 +81,6 @@ def test_units(trading: Trading) -> None:
     host.sh("cp /usr/lib/systemd/system/quantum-ess.path /etc/systemd/system/")
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", "middle.service", "upholder.service", "often.timer", "ask.path")
-    host.run("systemctl", "start", "ask.socket", check=False)  # its service runs already
     assert check(ess, ERRORS) == {
         ("upheld", AI),
         ("timer-not-protected", AI),

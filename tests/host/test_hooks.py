@@ -142,8 +142,8 @@ def test_notifications(trading: Trading) -> None:
     host.write_file("/usr/local/bin/server.py", SERVER)
     run = "systemd-run --quiet --unit=taker-{0} python3 /usr/local/bin/server.py {0} {1}"
     host.sh(run.format("http", 8080))
-    urls = "# two\njson://user:s3cret@localhost:8080/ess\n"
-    urls += "mailto://localhost:2525?from=ess@example.org&to=ops@example.org\n"
+    urls = "# two\njson://user:s3cret@127.0.0.1:8080/ess\n"
+    urls += "mailto://127.0.0.1:2525?from=ess@example.org&to=ops@example.org\n"
     host.write_file(URLS, urls, 0o600)
     ess("activate", "--reason", "feed is stale")
     (first,) = wait_until(lambda: messages(host, "http"), 30, "a POST")
