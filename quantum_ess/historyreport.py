@@ -60,10 +60,16 @@ def of_one(group: Group, incident: Incident) -> str:
     if incident.start:
         lanes, seconds = _lanes(incident)
         sheet.picture("Timeline", svg.timeline(lanes, seconds), CAPTION)
-    rows = [(when, text) for when, text in incident.timeline()]
+    day = incident.began[:10]
+    rows = [(_moment(when, day), text) for when, text in incident.timeline()]
     sheet.table("What happened", ("Time (UTC)", "What"), rows)
     _chain(sheet, group)
     return sheet.html()
+
+
+def _moment(when: str, day: str) -> str:
+    """The time of day, with the day if it is another one."""
+    return when[11:23] if when[:10] == day else f"{when[:10]} {when[11:23]}"
 
 
 def _chain(sheet: report.Page, group: Group) -> None:
@@ -87,7 +93,9 @@ def _lanes(incident: Incident) -> tuple[list[svg.Lane], float]:
     release = incidents.seconds(opened["time"]) - began if opened else whole
     spans = [svg.Span(0, stopped, "stop"), svg.Span(stopped, release, "hold")]
     if opened:
-        spans.append(svg.Span(release, max(at), "release"))
+        over = incident.end.get("time")
+        end = incidents.seconds(over) - began if over else max(at)
+        spans.append(svg.Span(release, max(end, release), "release"))
     lanes = [svg.Lane("ESS", spans)]
     started = {
         entry["unit"]: incidents.seconds(entry["time"]) - began

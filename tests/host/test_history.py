@@ -74,34 +74,37 @@ def test_an_incident(trading: Trading, way: str) -> None:
         assert line in told, told
     assert ess("history", user="nobody").stdout == ess("history").stdout
     assert_whole(ess)
+    ess("history", "last", "--report", "/var/cache/report.html")
+    page = trading.host.read_file("/var/cache/report.html")
+    assert over["incident"] in page and "<svg" in page and "RELEASED" in page
+    # Whoever wrote it, every entry is explained.
+    explained = trading.host.journal("-x", "-t", "quantum-ess")
+    assert explained.count("Subject: ") == len(ess.events())
+    assert "Subject: A start of protected unit quantum-ai-engine.service was refused" in explained
 
 
 def test_journald_is_dead(trading: Trading) -> None:
-    """The history has it all, and `log` shows it from there."""
+    """The history has it all, and `log` shows it from there; else out of the journal."""
     host, ess = trading.host, Ess(trading.host)
-    assert "initiated" not in ess("log").stdout
+    follower = host.spawn("timeout", "20", "quantum-ess", "log", "--follow")
+    assert follower.stdout is not None
+    ess("activate")
+    assert any("ESS ACTIVATION COMPLETE" in line for line in follower.stdout)
+    host.run("pkill", "journalctl")
+    follower.communicate()
+    ess("deactivate")
     host.sh(f"systemctl stop {JOURNALD} systemd-journald-audit.socket 2>/dev/null || true")
     wait_until(lambda: not host.processes("systemd-journald.service"), 5, "journald's end")
     ess("activate", "--reason", "in the dark", check=False)
-    assert [entry["reason"] for entry in records(ess, "activated")] == ["in the dark"]
+    assert [entry.get("reason") for entry in records(ess, "activated")] == [None, "in the dark"]
     log = ess("log", "-n", "100")
     assert "journald does not listen" in log.stderr and "in the dark" in log.stdout
     host.run("systemctl", "start", *JOURNALD.split())
-    ess.wait_event("complete", timeout=20)
+    ess.wait_event("complete", 2, timeout=20)
     wait_until(lambda: not ess("log").stderr, 10, "a log out of the journal")
     assert "[ESS AUDIT] ESS ACTIVATION COMPLETE" in ess("log").stdout
     assert len(ess("log", "-n", "2").stdout.splitlines()) == 2
     assert ess("log", "-n", "none", check=False).returncode == USAGE
-
-
-def test_log_follows(trading: Trading) -> None:
-    ess = Ess(trading.host)
-    follower = trading.host.spawn("timeout", "20", "quantum-ess", "log", "--follow")
-    assert follower.stdout is not None
-    ess("activate")
-    assert any("ESS ACTIVATION COMPLETE" in line for line in follower.stdout)
-    trading.host.run("pkill", "journalctl")
-    follower.communicate()
 
 
 def test_power_cuts(trading: Trading) -> None:
@@ -136,11 +139,11 @@ def test_rotation_and_tampering(trading: Trading) -> None:
     assert f"{HISTORY}.1:2: record 5 was altered, or record 6 ({HISTORY}.1:3)" in found.stdout
 
 
-def test_a_disk_that_takes_nothing(trading: Trading) -> None:
-    """What it can't take waits in /run, and is appended in order when it can."""
+def test_a_disk_that_takes_nothing_and_python_gone(trading: Trading) -> None:
+    """What the disk can't take waits in /run, what had no Python for the controller; in order."""
     host, ess = trading.host, Ess(trading.host)
     ess("activate")
-    ess("deactivate", "--no-start")
+    ess("deactivate")
     host.sh("mount --bind /var/lib/quantum-ess /var/lib/quantum-ess")
     host.sh("mount -o remount,bind,ro /var/lib/quantum-ess")
     ess("activate", "--reason", "no room", check=False)
@@ -149,4 +152,11 @@ def test_a_disk_that_takes_nothing(trading: Trading) -> None:
     host.sh("mount -o remount,bind,rw /var/lib/quantum-ess")
     wait_until(lambda: len(records(ess, "activated")) == 2, 15, "the record")
     ess("deactivate", "--no-start")
+    host.sh("mv /usr/bin/python3 /usr/bin/python3.away")
+    trading.pull("flag")
+    wait_until(lambda: "stopped" in host.sh("cat /var/lib/quantum-ess/logged"), 20, "the witness")
+    assert len(records(ess, "activated")) == 2
+    host.sh("mv /usr/bin/python3.away /usr/bin/python3")
+    wait_until(lambda: len(records(ess, "activated")) == 3, 20, "the third record")
+    assert incidents(ess)[-1]["trigger"] == "flag"
     assert_whole(ess)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantum_ess import chain, history, incidents
+from quantum_ess import chain, history, historyreport, incidents
 from quantum_ess.group import Group
 
 
@@ -246,7 +246,7 @@ def test_what_the_shell_leaves_is_taken_in(group: Group) -> None:
 def test_incidents(group: Group) -> None:
     """Two incidents, the second one open; records put together, times counted."""
     who = {"uid": 0, "user": "root", "sudo_user": "alice"}
-    about = {"trigger": "command", "actor": who, "reason": "stale"}
+    about = {"trigger": "command", "actor": who, "reason": "<b>stale"}
     start = history.entry(
         "activated", "a-1", epoch=1000.25, stop_ms=12.5, stopped=["x.service"], **about
     )
@@ -262,9 +262,12 @@ def test_incidents(group: Group) -> None:
     assert [(entry["unit"], entry["count"]) for entry in data["refused"]] == [("x.service", 3)]
     assert second.summary()["state"] == "active" and second.summary()["downtime_s"] is None
     told = [text for _, text in first.timeline()]
-    assert told[0] == "ACTIVATED by root (sudo: alice) (command): stale"
+    assert told[0] == "ACTIVATED by root (sudo: alice) (command): <b>stale"
     assert "verified stopped in 0.013 s" in told and "refused to start x 3 times" in told
     assert "NOT VERIFIED: still alive: y" in [text for _, text in second.timeline()]
+    page = historyreport.of_one(group, first) + historyreport.of_all(group, [second])
+    assert first.id in page and "verified stopped in 0.013 s" in page and "NOT VERIFIED" in page
+    assert "<b>stale" not in page and "&lt;b&gt;stale" in page
     assert incidents.find(group, "a-1").id == "a-1"
     assert incidents.find(group, "last").id == "a-2"
 

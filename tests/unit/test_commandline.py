@@ -1,0 +1,84 @@
+"""The command line: help that fits a screen, completion and man page that know every option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+import pytest
+from madeup import HERE
+
+from quantum_ess import cli
+
+MAN_PAGE = (HERE / "man/quantum-ess.8").read_text()
+HIDDEN = ("tend", "work")  # what units run
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Every command that is for people."""
+    for action in cli.build()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            known = dict(action.choices)
+            return {name: parser for name, parser in known.items() if name not in HIDDEN}
+    raise AssertionError("no commands")
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """Its long options but --help, without those that only units use."""
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    words = {word for action in shown for word in action.option_strings}
+    return {word for word in words if word.startswith("--") and word != "--help"}
+
+
+def test_help_fits_a_screen() -> None:
+    for name, parser in {"": cli.build(), **commands()}.items():
+        lines = parser.format_help().splitlines()
+        assert len(lines) <= 24, (name, len(lines))
+        assert max(map(len, lines)) <= 80, name
+
+
+def test_bash_completion() -> None:
+    text = (HERE / "debian/quantum-ess.bash-completion").read_text()
+    words = set(re.findall(r"[a-z-]+", text))
+    for name, parser in commands().items():
+        (row,) = re.findall(rf"^\t{name}\) word=(.*) ;;$", text, re.M)
+        assert set(re.findall(r"--[a-z-]+", row)) - {"--help"} == options(parser), name
+    assert set(commands()) <= words
+
+
+def test_zsh_completion() -> None:
+    text = (HERE / "debian/completion/_quantum-ess").read_text()
+    assert set(re.findall(r"^\t\t'([a-z]+):", text, re.M)) == set(commands())
+    rows = dict(re.findall(r"^\t\t([a-z]+)\) (_arguments .*?) ;;$", text, re.M | re.S))
+    for name, parser in commands().items():
+        assert set(re.findall(r"--[a-z-]+", rows.get(name, ""))) == options(parser), name
+
+
+def test_fish_completion() -> None:
+    text = (HERE / "debian/completion/quantum-ess.fish").read_text()
+    assert set(re.findall(r"__fish_use_subcommand -a ([a-z]+)", text)) == set(commands())
+    found: dict[str, set[str]] = {}
+    for names, rest in re.findall(r"seen_subcommand_from ([a-z ]+)'(.*)", text):
+        for name in names.split():
+            found.setdefault(name, set()).update(re.findall(r"-l ([a-z-]+)", rest))
+    for name, parser in commands().items():
+        assert {f"--{word}" for word in found.get(name, set())} == options(parser), name
+
+
+@pytest.mark.parametrize("section", ["EXAMPLES", "EXIT STATUS", "FILES", "ENVIRONMENT", "SEE ALSO"])
+def test_sections_of_the_man_page(section: str) -> None:
+    assert f".Sh {section}\n" in MAN_PAGE
+
+
+def test_the_man_page_has_every_option() -> None:
+    for name, parser in commands().items():
+        assert re.search(rf"^\.It Cm {name}\b", MAN_PAGE, re.M), name
+        for option in options(parser):
+            assert f"Fl -{option[2:]}" in MAN_PAGE.replace("\\", ""), option
+
+
+def test_the_runbook_is_one_page() -> None:
+    page = (HERE / "man/quantum-ess.7").read_text()
+    assert len(page.splitlines()) <= 120
+    for command in re.findall(r"^quantum-ess ([a-z]+)", page, re.M):
+        assert command in commands()
