@@ -173,8 +173,11 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool) -> int:
     """Release and restart. Raises NotPermitted, NotReleased."""
     need_root("deactivate")
     from quantum_ess import release
+    from quantum_ess.progress import Progress
 
-    if release.deactivate(group, trigger, reason, start, say=lambda text: print(text, flush=True)):
+    with Progress() as progress:
+        released = release.deactivate(group, trigger, reason, start, progress)
+    if released:
         print(_title(group, "INACTIVE"))
     elif trigger == "command":
         print(f"{_title(group, 'INACTIVE')}\nwas not active; nothing was started")

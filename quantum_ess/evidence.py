@@ -70,7 +70,11 @@ class Evidence:
     @property
     def failures(self) -> list[str]:
         """The checks that failed, in a few words each."""
-        return [f"{c.name}: {c.measured}" for c in self.checks if c.verdict == FAIL]
+        failed = [check for check in self.checks if check.verdict == FAIL]
+        return [f"{self._title(c.step)}{c.name}: {c.measured}" for c in failed]
+
+    def _title(self, step: int) -> str:
+        return f"{step}. {self.titles[step - 1]}: " if step else ""
 
     def summary(self) -> dict[str, Any]:
         """For `--json` and for the disk."""

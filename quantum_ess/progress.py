@@ -23,6 +23,12 @@ class Progress:
         self._live = not quiet and self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
     def doing(self, text: str) -> None:
         """Say what is being done; shown on a terminal only, until the next call."""
         if self._live:

@@ -28,10 +28,9 @@ from quantum_ess import plan as plans
 from quantum_ess.errors import NotReleased
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
+from quantum_ess.progress import Progress
 from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
 from quantum_ess.trail import Trail, flush, short
-
-Say = Callable[[str], None]
 
 
 class Superseded(Exception):
@@ -41,10 +40,11 @@ class Superseded(Exception):
 class Release:
     """One deactivation of one group. trigger: command or flag (its removal)."""
 
-    def __init__(self, group: Group, trigger: str, reason: str, say: Say) -> None:
+    def __init__(self, group: Group, trigger: str, reason: str, progress: Progress) -> None:
         self.group = group
         self.trigger = trigger
-        self.say = say
+        self.progress = progress
+        self.say = progress.line
         self.plan: Plan = plans.read(group)
         self.mark = latch.mark(group.flag)
         self.record = record.load(group.record) or record.load(self._under_way) or {}
@@ -181,6 +181,7 @@ class Release:
     def _start(self, manager: Manager, name: str) -> None:
         """Start one unit and wait until it is up and has stayed up for the settle time."""
         self._guard()
+        self.progress.doing(f"starting {short(name)}")
         began = time.monotonic()
         if name.endswith(".scope"):
             self.say(f"note: {name} can't be restarted: a scope belongs to who made it")
@@ -311,7 +312,7 @@ def _file_state(manager: Manager, name: str) -> str:
         return ""
 
 
-def deactivate(group: Group, trigger: str, reason: str, start: bool, say: Say) -> bool:
+def deactivate(group: Group, trigger: str, reason: str, start: bool, progress: Progress) -> bool:
     """Release that group; False if there was nothing to release. Raises NotReleased."""
     with record.lock(group.run + "/release.lock", 0.0) as locked:
         if not locked and trigger == "flag":
@@ -325,4 +326,4 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool, say: Say) -
             return False
         if trigger == "flag" and os.path.lexists(group.flag):
             return False  # it was set again before we came to it
-        return Release(group, trigger, reason, say).run(start)
+        return Release(group, trigger, reason, progress).run(start)

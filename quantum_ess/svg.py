@@ -69,17 +69,18 @@ def bars(rows: Sequence[tuple[str, float, str]], limit: float) -> str:
     near = longest > limit / 4
     seconds = max(longest, limit if near else 0.0, 0.001) * 1.15
     scale = (WIDTH - LEFT - RIGHT - 70) / seconds
-    height = ROW * len(rows) + 40
-    parts = _axis(seconds, scale, ROW * len(rows) + 6)
+    head = 20 if near else 6
+    height = ROW * len(rows) + head + 34
+    parts = _axis(seconds, scale, ROW * len(rows) + head)
     for row, (name, value, kind) in enumerate(rows):
-        top, width = row * ROW + 6, max(value * scale, 1.5)
+        top, width = row * ROW + head, max(value * scale, 1.5)
         parts.append(_text(LEFT - 12, top + 19, name, "end", INK))
         parts.append(_rect(LEFT, top + 6, width, ROW - 12, COLOURS.get(kind, FAINT), name))
         parts.append(_text(LEFT + width + 6, top + 19, duration(value), "start", INK))
     if near:
         x = LEFT + limit * scale
-        parts.append(_line(x, 2, x, height - 34, COLOURS["stop"], 2))
-        parts.append(_text(x - 5, height - 38, f"limit {duration(limit)}", "end", COLOURS["stop"]))
+        parts.append(_line(x, 2, x, height - 34, INK, 2))
+        parts.append(_text(x - 6, 14, f"limit {duration(limit)}", "end", INK))
     return _svg(height, parts, "measured times")
 
 

@@ -25,9 +25,10 @@ def _drill(args: Namespace) -> int:
     if args.clean:
         drill.clean_up()
         return 0
-    evidence = Evidence(Progress(quiet=args.json))
-    evidence.progress.line("ESS DRILL: on canaries, trading goes on")
-    done, result = drill.perform(evidence)
+    with Progress(quiet=args.json) as progress:
+        progress.line("ESS DRILL: on canaries, trading goes on")
+        evidence = Evidence(progress)
+        done, result = drill.perform(evidence)
     title = "Emergency stop: drill on canaries"
     passed = f"PASS: every way stops, within {max(result['stop_ms'].values(), default=0):.0f} ms"
     return _conclude(args, evidence, result, (title, passed), done.stops)
@@ -43,9 +44,10 @@ def _proof(args: Namespace) -> int:
         print(f"This STOPS TRADING for a while: {' '.join(units)}")
         if input("Go on? Type yes: ").strip() != "yes":
             raise Failed("nothing was done")
-    evidence = Evidence(Progress(quiet=args.json))
-    evidence.progress.line(proof.HEADER)
-    done = proof.perform(evidence)
+    with Progress(quiet=args.json) as progress:
+        progress.line(proof.HEADER)
+        evidence = Evidence(progress)
+        done = proof.perform(evidence)
     result = proof.result(evidence, done)
     title = "Emergency stop: end-to-end proof"
     return _conclude(args, evidence, result, (title, proof.PASSED), done.stops)

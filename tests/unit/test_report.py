@@ -89,7 +89,7 @@ def test_the_report_of_a_failure_says_what_failed() -> None:
     evidence.mark("a", "again", time.monotonic() + 1, kind="up")
     evidence.check("stopped", "within 2 s", "3 s", False)
     evidence.check("redis", "set", "down", None)
-    assert evidence.failures == ["stopped: 3 s"]
+    assert evidence.failures == ["1. Stop: stopped: 3 s"]
     result = {
         **evidence.summary(),
         "failures": evidence.failures,
