@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
 from quantum_ess.group import DRILL, TRADING
 from quantum_ess.interrupt import interruptible
-from quantum_ess.process import Process, run, says
+from quantum_ess.process import Process, says
 from quantum_ess.systemd import Manager, Refused, Unreachable
 from quantum_ess.trail import Trail, short
 
@@ -114,7 +115,7 @@ class Drill:
         with Process(*way.command) if way.command else _flagged() as trigger:
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, self.guard)
             if isinstance(trigger, Process):
-                trigger.wait(PATIENCE)
+                trigger.wait(PATIENCE, self.guard)
         self._judge_stop(way, trigger.began, found, sorted(alive))
         if isinstance(trigger, Process):
             measured = "0" if trigger.status == 0 else f"{trigger.status}: {says(trigger)}"
@@ -173,7 +174,8 @@ class Drill:
     def _release(self) -> None:
         self.evidence.progress.doing("release")
         began = time.monotonic()
-        done = run(*COMMAND, "deactivate", "--reason=drill", seconds=60)
+        with Process(*COMMAND, "deactivate", "--reason=drill") as done:
+            done.wait(60, self.guard)
         entered = []
         for unit in self.canaries:
             path = self.manager.load(unit)
@@ -226,6 +228,7 @@ def clean() -> None:
         for unit in first:
             with suppress(Refused):
                 manager.stop(unit, "replace")
+        _kill_helpers()
         strike = activate.Strike(plan)
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -248,6 +251,18 @@ def clean() -> None:
                 shutil.rmtree(path)
         with suppress(Refused):
             manager.stop(UNDERTAKER, "replace")
+
+
+def _kill_helpers() -> None:
+    """End what a drill that was killed has left at work: it would make its files again."""
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            if COMMAND[1].encode() in words and any(b"quantum-ess" in word for word in words[:4]):
+                os.kill(int(name), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue  # no process, or it has gone
 
 
 def _units(manager: Manager) -> list[Any]:

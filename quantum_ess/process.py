@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -32,18 +33,21 @@ class Process:
         except OSError as error:
             self.status, self.out = 127, f"{argv[0]}: {error.strerror}"
 
-    def wait(self, seconds: float) -> Process:
-        """Wait for its end, at most so long; then it is killed."""
-        if self._child is not None and self.status is None:
+    def wait(self, seconds: float, guard: Callable[[], None] | None = None) -> Process:
+        """Wait for its end, at most so long; then it is killed. guard is asked meanwhile."""
+        deadline = time.monotonic() + seconds
+        while self._child is not None and self.status is None:
             try:
-                self.out, _ = self._child.communicate(timeout=seconds)
+                self.out, _ = self._child.communicate(timeout=0.05 if guard else seconds)
                 self.status = self._child.returncode
             except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.stdout.close()  # type: ignore[union-attr]  # it may have children
-                self._child.wait()
-                self.out = f"no end within {seconds:g} s"
-            self.seconds = time.monotonic() - self.began
+                if guard:
+                    guard()
+                if time.monotonic() >= deadline:
+                    self.__exit__()
+                    self.out = f"no end within {seconds:g} s"
+                    break
+        self.seconds = time.monotonic() - self.began
         return self
 
     def __enter__(self) -> Process:
@@ -53,6 +57,8 @@ class Process:
         """Whatever happened meanwhile: do not leave it behind."""
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
+            if self._child.stdout:
+                self._child.stdout.close()  # it may have children
             self._child.wait()
 
 

@@ -36,7 +36,7 @@ EVENTS = ("initiated", "latched", "complete")
 
 
 class Overtaken(Exception):
-    """Somebody else has activated ESS: it is theirs now."""
+    """Somebody else has activated ESS, or a release has failed: it must stay active."""
 
 
 class Way(NamedTuple):
@@ -65,7 +65,8 @@ class Proof:
         self.names = [entry.name for entry in self.plan.protect]
         self.ran = self._running()
         self.stops: list[tuple[str, str, float]] = []  # unit, way, seconds
-        self._mark: tuple[int, int] | None = None  # of the flag that is ours
+        self._mark: tuple[int, int] | None = None  # of the flag, if it is ours
+        self._setting = False  # an activation of ours is under way
 
     def run(self) -> None:
         """All steps. Raises Overtaken, Unreachable, OSError."""
@@ -75,9 +76,11 @@ class Proof:
         self._gates()
         for way in WAYS:
             self.evidence.begin(f"Stop: {way.title}")
-            self._stop(way)
+            stopped = self._stop(way)
             self.evidence.begin(f"Resume: {'rm ' + TOUCHED if way.by_flag else 'deactivate'}")
             self._resume(way)
+            if not stopped:
+                return  # what can't be stopped is not to be stopped twice more
         self.evidence.begin("Nothing else")
         kept = observe.identities(self.manager, self.plan.keep)
         changed = [unit for unit, identity in kept_before.items() if kept.get(unit) != identity]
@@ -112,12 +115,14 @@ class Proof:
 
     # Stop
 
-    def _stop(self, way: Way) -> None:
+    def _stop(self, way: Way) -> bool:
+        """One stop and all that is to be seen of it; False if something is still alive."""
         say = self.evidence
         say.progress.doing("stopping")
         alive = observe.populated(self.plan)
+        self._setting = True
         with Process(*way.command) as trigger:
-            found = observe.deaths(self.plan, alive, activate.LIMIT + PICKED_UP, lambda: None)
+            found = observe.deaths(self.plan, alive, activate.LIMIT + 1, lambda: None)
             trigger.wait(PATIENCE)
         seconds = found.last(trigger.began)
         for unit in self.ran:
@@ -132,13 +137,14 @@ class Proof:
         say.check("stopped", f"every process dead within {activate.LIMIT:g} s", measured, ok)
         say.check("exit status", "0", _status(trigger), trigger.status == 0)
         self._settle()
-        self._mark = latch.mark(TRADING.flag)
+        self._mark, self._setting = latch.mark(TRADING.flag), False
         if way.by_flag:
             self._path_unit(trigger.began)
         self._latch()
         self._refused()
         self._trail()
         self._redis(active=True)
+        return not found.living
 
     def _path_unit(self, began: float) -> None:
         """That PID 1 has seen the flag by itself, and not only the sentry or the timer."""
@@ -185,8 +191,9 @@ class Proof:
         self.evidence.check("start refused", "systemctl start fails", measured, not started)
         if started:
             self._not_overtaken()
+            self._setting = True
             run(COMMAND, "activate", REASON)
-            self._mark = latch.mark(TRADING.flag)
+            self._mark, self._setting = latch.mark(TRADING.flag), False
 
     def _trail(self) -> None:
         incident = str((record.load(TRADING.record) or {}).get("incident", ""))
@@ -284,8 +291,8 @@ class Proof:
             if TRADING.latched():
                 self._not_overtaken()
                 run(COMMAND, "deactivate", REASON, seconds=60.0 * len(self.ran) + PATIENCE)
-            else:
-                _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0)
+            # One that was interrupted goes on by itself.
+            _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0)
             missing = [unit for unit in self.ran if unit not in self._running()]
             if missing and not TRADING.latched():
                 self._start(missing)
@@ -309,7 +316,7 @@ class Proof:
 
         What comes later than this look finds `deactivate` already started, which gives way.
         """
-        if self._mark is not None and latch.mark(TRADING.flag) != self._mark:
+        if not self._setting and latch.mark(TRADING.flag) != self._mark:
             raise Overtaken
 
 
@@ -332,9 +339,8 @@ def _wait(look: Callable[[], bool], seconds: float) -> bool:
 
 
 def _overtaken(evidence: Evidence) -> None:
-    evidence.check(
-        "left as found", "nobody else activates", "somebody did: ESS stays ACTIVE", False
-    )
+    measured = "activated by somebody else, or a release failed: ESS stays ACTIVE"
+    evidence.check("left as found", "nobody else activates", measured, False)
 
 
 def ready() -> list[str]:
