@@ -115,6 +115,16 @@ def build() -> Dashboard:
             .thresholds(steps((None, GREEN), (2, RED)))
             .thresholds_style(GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED))
             .with_target(query(f"quantum_ess_last_stop_seconds{{{TRADING}}}", "last {{instance}}"))
+            .with_target(
+                query(
+                    "histogram_quantile(0.99, sum by (le) "
+                    f"(quantum_ess_stop_seconds_bucket{{{TRADING}}}))",
+                    "99 % of all",
+                )
+            )
+            .with_target(
+                query(f"quantum_ess_drill_last_stop_seconds{{{HOST}}}", "drill, by {{way}}")
+            )
         )
         .with_panel(
             lines("Conditions against their limits", 8)
@@ -140,6 +150,18 @@ def build() -> Dashboard:
             timeline("Drills", 12, 7)
             .with_target(query(f"quantum_ess_drill_last_success{{{HOST}}}", "{{instance}}"))
             .mappings(mapping({"0": ("failed", RED), "1": ("passed", GREEN)}))
+        )
+        .with_panel(
+            lines("Activations and refused starts", 7)
+            .decimals(0)
+            .with_target(
+                query(
+                    f"sum by (trigger) (quantum_ess_activations_total{{{TRADING}}})", "{{trigger}}"
+                )
+            )
+            .with_target(
+                query(f"sum(quantum_ess_refused_starts_total{{{TRADING}}})", "refused starts")
+            )
         )
     )
 

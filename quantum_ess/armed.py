@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 
+from quantum_ess import checkunits, record
 from quantum_ess import plan as plans
-from quantum_ess import record
+from quantum_ess.facts import Facts
 from quantum_ess.group import Group
-from quantum_ess.plan import Plan
 from quantum_ess.systemd import Manager, Refused, Unreachable
 
 WATCHERS = {
@@ -50,33 +50,9 @@ def _ungated(manager: Manager, group: Group) -> list[str]:
     known, _, rest = record.text(memory).partition(" ")
     if known == key:
         return rest.split()
-    bad = [name for name in names if not _gated(manager, group, plan, name)]
+    bad = sorted({finding.unit for finding in checkunits.gates(Facts(group, manager))})
     _remember(memory, " ".join([key, *bad]))
     return bad
-
-
-def _gated(manager: Manager, group: Group, plan: Plan, name: str) -> bool:
-    """Whether PID 1 would refuse to start that unit while latched. True if there is no such unit.
-
-    A unit that only a pattern names may have the second half alone (quantum_ess.gate).
-    """
-    try:
-        path = manager.load(name)
-        if manager.get(path, "Unit", "LoadState") != "loaded":
-            return True  # it can't be started at all
-        asserts = manager.get(path, "Unit", "Asserts")
-        refused = {row[3] for row in asserts if row[0] == "AssertPathExists" and row[2]}
-        whole = {group.flag, group.record} <= refused
-        if not name.endswith(".service"):
-            return whole
-        conditions = manager.get(path, "Service", "ExecCondition")
-        asked = any(group.flag in " ".join(row[1]) for row in conditions)
-        own_root = manager.get(path, "Service", "RootDirectory") not in ("", "/")
-        own_root = own_root or manager.get(path, "Service", "RootImage") != ""
-        literal = any(entry.name == name for entry in plan.protect)
-        return (whole or not literal) and (asked or (whole and own_root))
-    except (Refused, LookupError, TypeError):
-        return False
 
 
 def _remember(path: str, text: str) -> None:

@@ -21,6 +21,7 @@ from quantum_ess import (
     armed,
     metricdrill,
     metricguard,
+    metrichistory,
     record,
     status,
 )
@@ -53,6 +54,7 @@ class Host(Collector):
         yield from _incident(trading)
         yield from _units(seen)
         yield from _armed(trading)
+        yield from metrichistory.families(trading)
         yield from metricdrill.families(trading, seen)
         yield from metricguard.families(trading)
         yield gauge("written_timestamp_seconds", "When this was written.", [({}, time.time())])

@@ -6,6 +6,7 @@ what comes back is drawn with matplotlib at the panel's place.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +20,7 @@ import matplotlib.pyplot as plt
 from host import Host
 from product import Ess
 from prometheus import Market, Prometheus, monitored
-from trading import FLAG
-from waiting import hold, wait_until
+from waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent
 DASHBOARD = CHECKOUT / "monitoring/dashboards/quantum-ess.json"
@@ -34,32 +34,56 @@ Panel = dict[str, Any]
 Series = list[tuple[str, list[tuple[float, float]]]]
 
 
-def play(host: Host) -> None:
-    """What the picture shows: some minutes of a trading day that does not go well."""
-    ess, market = Ess(host), Market(host)
-    market.start()
-    Prometheus(host).hurry()
-    quiet(25)
-    ess("activate", "--reason", "spread on BTC is 40 times the usual")
-    quiet(15)
-    host.run("systemctl", "start", market.units[0], check=False)
-    quiet(15)
-    ess("deactivate", "--reason", "feed repaired")
-    quiet(20)
-    host.run("systemctl", "stop", "quantum-rl-monitor", "quantum-ess-sentry")
-    quiet(12)
-    host.run("systemctl", "start", "quantum-rl-monitor", "quantum-ess-sentry")
-    quiet(12)
-    host.run("touch", FLAG)
-    ess.wait_event("complete", 2)
-    quiet(20)
-    ess("deactivate", "--reason", "rehearsal is over")
-    quiet(20)
+CONDITION = """
+[condition drawdown]
+redis = quantum:state:portfolio
+field = drawdown
+limit = > 0.10
+samples = 2
+mode = enforce
+"""
 
 
-def quiet(seconds: float) -> None:
-    """Let time pass: it is what the picture's width is made of."""
-    hold(lambda: None, seconds, "")
+class Day:
+    """Some minutes of a trading day that does not go well."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.ess, self.market = host, Ess(host), Market(host)
+        self.drawdown = 0.02
+
+    def pass_by(self, seconds: int, to: float) -> None:
+        """Let time pass, which is what the picture's width is made of; the drawdown goes there."""
+        step = (to - self.drawdown) / seconds
+        for moment in range(seconds):
+            self.drawdown += step
+            shown = f"{self.drawdown + 0.002 * math.sin(moment):.4f}"
+            begun = time.monotonic()
+            self.host.run("redis-cli", "HSET", "quantum:state:portfolio", "drawdown", shown)
+            time.sleep(max(0.0, begun + 1 - time.monotonic()))
+
+    def play(self) -> None:
+        """A drill at noon, a stop by hand, a resident that is down, and a stop by the guard."""
+        host, ess = self.host, self.ess
+        self.market.start()
+        Prometheus(host).hurry()
+        ess.configure(CONDITION)
+        self.pass_by(20, 0.03)
+        ess("drill")
+        self.pass_by(15, 0.05)
+        ess("activate", "--reason", "spread on BTC is 40 times the usual")
+        self.pass_by(10, 0.05)
+        host.run("systemctl", "start", self.market.units[0], check=False)
+        self.pass_by(15, 0.04)
+        ess("deactivate", "--reason", "feed repaired")
+        self.pass_by(20, 0.06)
+        host.run("systemctl", "stop", "quantum-rl-monitor", "quantum-ess-sentry")
+        self.pass_by(12, 0.05)
+        host.run("systemctl", "start", "quantum-rl-monitor", "quantum-ess-sentry")
+        self.pass_by(20, 0.12)
+        ess.wait_event("complete", 2)
+        self.pass_by(20, 0.06)
+        ess("deactivate", "--reason", "position closed by hand")
+        self.pass_by(20, 0.05)
 
 
 class Scene:
@@ -204,7 +228,7 @@ def main(file: Path) -> None:
         host.apt("install", "--no-install-recommends", "python3-prometheus-client")
         prometheus = Prometheus(host)
         started = time.time()
-        play(host)
+        Day(host).play()
         scene = Scene(prometheus, started + 8, time.time())
         wait_until(lambda: prometheus.query("quantum_ess_active == 0")[0], 5, "the last scrape")
         draw(scene, file)

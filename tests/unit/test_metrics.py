@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from quantum_ess import armed, metrics, refresh, status
+from quantum_ess import armed, history, metrics, refresh, status
 from quantum_ess.group import Group
 
 UNIT = "quantum-execution.service"
@@ -173,7 +173,7 @@ def test_nobody_is_asked_where_no_exporter_is(
     assert asked == []
     monkeypatch.setattr(refresh, "DIRECTORY", str(tmp_path))
     refresh.metrics()
-    assert asked == ["within 0.2"]
+    assert asked == ["within 2.0"]
 
 
 # The guard
@@ -271,3 +271,47 @@ def test_a_failed_drill_and_none(made: Made) -> None:
     assert made.samples("drill_last") == [("drill_last_success", {}, 0)]
     Path(made.group.state, "drill.json").write_text('{"result": 1, "epoch": NaN, "stop_ms": []}')
     assert made.samples("drill_last") == []
+
+
+# The history
+
+
+def remember(made: Made, event: str, incident: str = "1-2", **facts: object) -> None:
+    """One more record in the history."""
+    assert history.append(made.group, history.entry(event, incident, **facts)) == ""
+
+
+def test_no_history(made: Made) -> None:
+    for name in ("activations", "stop_seconds", "refused", "notification"):
+        assert made.samples(name) == []
+
+
+def test_the_history(made: Made) -> None:
+    remember(made, "activated", trigger="flag", stop_ms=3.0)
+    remember(made, "refused", unit=UNIT, count=7)
+    remember(made, "refused", unit=UNIT, count=2)
+    remember(made, "notified", tries=3)
+    remember(made, "notified", tries=2, failed={"line 1 (mailto)": "refused"})
+    remember(made, "released")
+    remember(made, "activated", "1-3", trigger="command", stop_ms=2100)
+    remember(made, "activated", "1-4", trigger="moon")
+    by = {labels["trigger"]: value for _, labels, value in made.samples("activations_total")}
+    assert by == {"command": 1, "unit": 0, "flag": 1, "guard": 0, "resume": 0, "other": 1}
+    assert made.samples("refused")[0][2] == 9
+    assert made.samples("notification_failures")[0][2] == 4
+    buckets = {labels["le"]: value for _, labels, value in made.samples("stop_seconds_bucket")}
+    assert (buckets["0.0025"], buckets["0.005"], buckets["2.0"], buckets["+Inf"]) == (0, 1, 1, 2)
+    assert made.samples("stop_seconds_sum")[0][2] == pytest.approx(2.103)
+
+
+def test_counters_outlive_a_rotation(made: Made) -> None:
+    """A counter that falls back to a number other than 0 would look like new activations."""
+    remember(made, "activated", trigger="flag", stop_ms=3.0)
+    os.rename(made.group.history, made.group.history + ".1")
+    remember(made, "activated", "1-3", trigger="flag", stop_ms=4.0)
+    assert sum(value for *_, value in made.samples("activations_total")) == 2
+
+
+def test_notifications_that_wait(made: Made) -> None:
+    Path(made.group.run, "notify-problem").write_text("activation of 1-2: ...\n")
+    assert made.samples("notifications_pending") == [("notifications_pending", {}, 1)]
