@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from quantum_ess import actor, history, latch, marker, outbox, record, refresh
@@ -52,11 +54,12 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         if not account.over:
             if existing is None or "stop_ms" not in existing:
                 _try(account, "record", lambda: record.store(group.record, account.record))
+                _renew(group, account.record)
             _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
-        incident, stage = logged(group)
-        account.first = incident != account.incident
+        stage = stage_of(group, account.incident)
+        account.first = not stage
         if account.first:
             _log_stop(trail, outcome, account)
         if account.first or stage == "stopped":
@@ -153,11 +156,32 @@ def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
     remember(trail.group, account, "repeated", {key: trail.record.get(key) for key in ABOUT})
 
 
+def _renew(group: Group, known: Record) -> None:
+    """A flag that somebody else made is open for writing there still: a new one, once it is noted.
+
+    Not before: its number is the incident's id.
+    """
+    if known.get("actor", {}).get("uid") and latch.secure(group) and os.path.isfile(group.flag):
+        with suppress(OSError):
+            latch.replace(group, str(known["since"]), int(1e9 * float(known["epoch"])))
+
+
 def logged(group: Group) -> tuple[str, str]:
     """Incident and stage of the last trail: from /run if the disk could not be written."""
     text = record.text(group.logged_volatile) or record.text(group.logged)
     incident, _, stage = text.partition(" ")
     return incident, stage
+
+
+def stage_of(group: Group, incident: str) -> str:
+    """How far that incident's trail has come: "", "stopped" or "complete"."""
+    with suppress(OSError):
+        noted = int(os.stat(group.lock).st_mtime)
+        for stage in ("complete", "stopped"):
+            if noted == _number(incident, stage):
+                return stage
+    known, stage = logged(group)
+    return stage if known == incident else ""
 
 
 def _mark_logged(group: Group, account: Account, stage: str) -> None:
@@ -166,7 +190,15 @@ def _mark_logged(group: Group, account: Account, stage: str) -> None:
         record.write(group.logged, data)
         record.remove(group.logged_volatile)
     except OSError:  # kept where it prevents a second trail in this boot
+        with suppress(OSError):  # and where that needs no room: the time of a file that is there
+            number = _number(account.incident, stage)
+            os.utime(group.lock, (number, number))
         _try(account, "trail", lambda: record.write(group.logged_volatile, data))
+
+
+def _number(incident: str, stage: str) -> int:
+    """That stage of that incident as a time in epoch seconds, before 2106."""
+    return zlib.crc32(f"{incident} {stage}".encode())
 
 
 def _record(
@@ -187,10 +219,12 @@ def _record(
         "epoch": epoch,
         "trigger": claim.get("trigger", request.trigger),
         "reason": claim.get("reason", request.reason),
-        "actor": claim.get("actor") or _default_actor(group, request),
+        "actor": claim.get("actor") or _default_actor(group, request, outcome),
         "boot_id": boot_id,
         "stop_ms": round(1000 * outcome.seconds, 1),
     }
+    if ours["actor"].get("uid") and not ours["reason"]:
+        ours["reason"] = latch.reason(group)
     if existing and "stop_ms" in existing:
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
@@ -202,7 +236,9 @@ def _record(
     return {**(existing or {}), **ours, **first}
 
 
-def _default_actor(group: Group, request: Request) -> actor.Actor:
+def _default_actor(group: Group, request: Request, outcome: Outcome) -> actor.Actor:
+    if outcome.flag.owner:
+        return actor.user(outcome.flag.owner)
     return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
 
 
@@ -258,7 +294,7 @@ def _running(
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
-        with systemd.Manager() as manager:
+        with systemd.Manager(0.5 + len(plan.protect) / 500) as manager:
             began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
                 stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
@@ -301,7 +337,9 @@ def _witness(group: Group, request: Request, outcome: Outcome, account: Account)
 
     Not if there never was one, because only the record could be written.
     """
-    if request.trigger == "flag" or outcome.flag.inode is not None:
+    # And not unless root alone can have removed it.
+    there = latch.secure(group) or not latch.shared(group)
+    if there and (request.trigger == "flag" or outcome.flag.inode is not None):
         _try(account, "run directory", lambda: open(group.seen, "a").close())
     latch.fill(group)
 

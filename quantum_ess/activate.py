@@ -13,6 +13,7 @@ from quantum_ess import cgroup, latch, plan
 from quantum_ess.group import Group
 
 LIMIT = 2.0  # seconds from the trigger to the last sign of life (operations card)
+MANY = 64  # names; with more of them PID 1 is asked for what is not at rest instead
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from quantum_ess.systemd import Manager
@@ -86,6 +87,7 @@ def activate(group: Group, request: Request) -> Outcome:
     # The first blow has fallen. From here on things may be slow, but everything is bounded.
     outcome = Outcome(flag, strike)
     _claim(group, request, flag)
+    _take_over(group, flag)
     latch.fill(group)
     _tell_and_verify(outcome, strike.began + LIMIT)
     while request.trigger != "flag" and flag.inode and latch.inode(group) is None:
@@ -130,6 +132,28 @@ def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
             json.dump(claim, file)
     except OSError:
         pass  # /run is full: the trail will name the flag's owner instead
+
+
+def _take_over(group: Group, flag: latch.Flag) -> None:
+    """Note who set the flag if it was not root, then make it root's."""
+    try:
+        flag.owner = os.lstat(group.flag).st_uid
+    except OSError:
+        return
+    if flag.owner == os.geteuid():
+        flag.owner = 0
+        return
+    import json
+
+    from quantum_ess import actor, record
+
+    claim = {"trigger": "flag", "actor": actor.user(flag.owner)}
+    try:
+        with open(record.claim_path(group, flag.inode or 0), "x", opener=_private) as file:
+            json.dump(claim, file)
+    except OSError:
+        pass  # somebody has, or there is no room: flag.owner says it in this process
+    latch.secure(group)
 
 
 def _private(path: str, flags: int) -> int:
@@ -183,11 +207,15 @@ def push(manager: "Manager", the_plan: plan.Plan) -> bool:
     from quantum_ess.systemd import Refused
 
     restless = False
-    for unit in manager.units([entry.name for entry in the_plan.protect]):
+    if len(the_plan.protect) > MANY:
+        units, jobs = manager.busy()
+    else:
+        units, jobs = manager.units([entry.name for entry in the_plan.protect]), {}
+    for unit in units:
         if unit.at_rest or the_plan.match(unit.name) is None:
             continue
         restless = True
-        if unit.active != "deactivating":
+        if unit.active != "deactivating" and jobs.get(unit.name) != "stop":
             try:
                 manager.stop(unit.name)
             except Refused:

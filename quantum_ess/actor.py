@@ -31,9 +31,13 @@ def current() -> Actor:
 def owner(path: str) -> Actor:
     """The owner of a file, for a flag that was set by hand."""
     try:
-        uid = os.lstat(path).st_uid
+        return user(os.lstat(path).st_uid)
     except OSError:
         return {}
+
+
+def user(uid: int) -> Actor:
+    """A user of whom nothing but the uid is known."""
     return {"uid": uid, "user": name(uid)}
 
 

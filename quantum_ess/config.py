@@ -138,6 +138,9 @@ class Config:
     guard_redis_down_for: float = option(
         "guard", "redis_down_for", values.span(0, 86400), "30s", "how long it may not answer"
     )
+    stop_group: str | None = option(
+        "access", "stop_group", values.group, "", "whose members may activate without root"
+    )
     units: tuple[UnitStop, ...] = ()
     conditions: tuple[Condition, ...] = ()
     origins: Origins = field(default_factory=dict, repr=False, compare=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from quantum_ess import unitnames
 
+_GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,30}[a-z0-9_$-]?")
 _BOOLEANS = dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True) | dict.fromkeys(
     ("0", "no", "n", "false", "f", "off"), False
 )
@@ -100,6 +101,13 @@ def url(text: str) -> str:
     if _URL.fullmatch(text):
         return text
     raise ValueError(f"expected redis://HOST:PORT/DATABASE or unix:///SOCKET, not {text[:60]!r}")
+
+
+def group(text: str) -> str:
+    """The name of a group of users (useradd(8)); whether there is one, the host will say."""
+    if _GROUP.fullmatch(text):
+        return text
+    raise ValueError(f"expected the name of a group, not {text[:40]!r}")
 
 
 def unit(text: str) -> str:

@@ -153,6 +153,11 @@ class Group:
         return self.run + "/began"
 
     @property
+    def withdrawn(self) -> str:
+        """Which flag (inode, mtime) was set again only until the stop is on record."""
+        return self.run + "/withdrawn"
+
+    @property
     def lock(self) -> str:
         """Held while record and trail are written; never before a kill."""
         return self.run + "/lock"

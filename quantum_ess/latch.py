@@ -19,7 +19,7 @@ class Flag:
     could not be made; the record was created in its place if `held` is true.
     """
 
-    __slots__ = ("created", "error", "held", "inode", "monotonic")
+    __slots__ = ("created", "error", "held", "inode", "monotonic", "owner")
 
     def __init__(
         self, inode: int | None, created: bool, error: str | None = None, held: bool = True
@@ -29,6 +29,7 @@ class Flag:
         self.error = error
         self.held = held
         self.monotonic = time.monotonic()
+        self.owner = 0  # uid of who made it, if that was not root
 
 
 def now() -> str:
@@ -66,40 +67,83 @@ def shut(group: Group) -> Flag:
 def _link_flag(group: Group) -> Flag:
     mend_directory(os.path.dirname(group.flag))
     mend_directory(group.run)
-    draft = f"{group.run}/.flag.{os.getpid()}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    draft = f"{group.run}/.flag.{os.getpid()}.{os.urandom(4).hex()}"
+    status = _make(draft, now())
     try:
-        os.fchmod(fd, 0o644)  # whatever the umask
-        inode = os.fstat(fd).st_ino
-        try:  # noqa: SIM105 (contextlib costs 2 ms to import)
-            os.write(fd, now().encode() + b"\n")
-        except OSError:
-            pass  # /run is full: an empty flag latches as well as a full one
-    finally:
-        os.close(fd)
-    try:
-        return _place(draft, group.flag, inode)
+        os.link(draft, group.flag, follow_symlinks=False)
+        return Flag(status.st_ino, True)
+    except FileExistsError:
+        return _join(group)
+    except OSError as error:
+        if error.errno != 18:  # EXDEV: its directory is a file system of its own, libexec/access
+            raise
     finally:
         os.unlink(draft)
-
-
-def _place(draft: str, flag: str, inode: int) -> Flag:
     try:
-        os.link(draft, flag, follow_symlinks=False)
-        return Flag(inode, True)
+        return Flag(number(group, _make(group.flag, now())), True)
     except FileExistsError:
-        pass
-    status = os.lstat(flag)
+        return _join(group)
+
+
+def _make(path: str, text: str) -> os.stat_result:
+    """Make a flag at that path, where nothing may be yet. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask
+        try:  # noqa: SIM105 (contextlib costs 2 ms to import)
+            os.write(fd, text.encode() + b"\n")
+        except OSError:
+            pass  # /run is full: an empty flag latches as well as a full one
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _join(group: Group) -> Flag:
+    """Mark the flag that is there as set again. Raises OSError."""
+    status = os.lstat(group.flag)
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         # A release that is under way sees another mtime and gives way. It is a little later than
         # before and not the present: what ran when the flag was first set is told by it.
         later = status.st_mtime_ns + 1 + time.monotonic_ns() % 100_000
-        os.utime(flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
-        return Flag(os.lstat(flag).st_ino, False)
+        os.utime(group.flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
+        return Flag(number(group, os.lstat(group.flag)), False)
     # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
-    os.link(draft, draft + ".new", follow_symlinks=False)
-    os.rename(draft + ".new", flag)
-    return Flag(inode, True)
+    return Flag(replace(group, now()), True)
+
+
+def replace(group: Group, text: str, time_ns: int | None = None) -> int:
+    """Put a new flag in the place of what is there; its number. Raises OSError."""
+    new = f"{group.flag}.{os.urandom(6).hex()}"
+    status = _make(new, text)
+    try:
+        if time_ns is not None:
+            os.utime(new, ns=(time_ns, time_ns), follow_symlinks=False)
+        os.rename(new, group.flag)
+    except OSError:
+        os.unlink(new)
+        raise
+    return number(group, status)
+
+
+def secure(group: Group) -> bool:
+    """Make the flag root's, so that nobody else can take it away; False if there is none.
+
+    Before that, whoever made it can: then the record sets it again (libexec/watch).
+    """
+    try:
+        os.chown(group.flag, 0, 0, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def shared(group: Group) -> bool:
+    """True if others than root may make flags."""
+    try:
+        return bool(os.lstat(os.path.dirname(group.flag)).st_mode & 0o022)
+    except OSError:
+        return False
 
 
 def mend_directory(path: str) -> None:
@@ -118,11 +162,17 @@ def mend_directory(path: str) -> None:
 
 
 def inode(group: Group) -> int | None:
-    """The flag's inode number, None if there is no flag."""
+    """The flag's number, None if there is no flag."""
     try:
-        return os.lstat(group.flag).st_ino
+        return number(group, os.lstat(group.flag))
     except OSError:
         return None
+
+
+def number(group: Group, status: os.stat_result) -> int:
+    """What no other flag of this boot has: its inode number, and the device if that is its own."""
+    own = os.lstat(group.run).st_dev != status.st_dev
+    return status.st_ino + (status.st_dev * 10**9 if own else 0)  # as in libexec/halt
 
 
 def incident(number: int | None) -> str:
@@ -155,6 +205,21 @@ def since(group: Group) -> tuple[str, float]:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
 
 
+def reason(group: Group) -> str:
+    """The reason that a member of the stop group gave, in the flag's second line; "" if none."""
+    try:
+        fd = os.open(group.flag, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            lines = os.read(fd, 1024).decode("utf-8", "replace").split("\n")
+        finally:
+            os.close(fd)
+    except OSError:
+        return ""
+    if len(lines) < 2 or not lines[1].startswith("reason: "):
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in lines[1][8:])
+
+
 def found(group: Group) -> Flag:
     """The flag as somebody else set it. It may be gone again by now: it still was set."""
     flag = Flag(inode(group), False)
@@ -171,8 +236,10 @@ def fill(group: Group) -> None:
     except OSError:
         return
     try:
-        os.fchmod(fd, 0o644)
         status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            return  # see secure()
+        os.fchmod(fd, 0o644)
         if status.st_size == 0 and stat.S_ISREG(status.st_mode):
             os.write(fd, since(group)[0].encode() + b"\n")
             # A new mtime would look like one more activation to a release that is under way.
@@ -192,13 +259,30 @@ def mark(flag: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
+def withdrawn(group: Group, flag: tuple[int, int]) -> bool:
+    """True if the flag with that mark was set again only until the stop is on record.
+
+    Somebody had removed it before (libexec/strike).
+    """
+    try:
+        fd = os.open(group.withdrawn, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        noted = os.read(fd, 64).decode("ascii", "replace")
+    finally:
+        os.close(fd)
+    number, time_ns = flag
+    return noted == f"{number} {time_ns // 10**9}.{time_ns % 10**9:09d}\n"
+
+
 def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
     """Take the flag away if it is still as it was; False, and the flag stays, if it is not.
 
     It is renamed and looked at afterwards: an activation that marked it before the rename is seen
     here, and one that comes later finds no flag and sets a new one. Raises OSError.
     """
-    away = f"{group.run}/.released.{os.getpid()}"
+    away = f"{_beside(group)}/.released.{os.getpid()}.{os.urandom(6).hex()}"
     try:
         os.rename(group.flag, away)
     except FileNotFoundError:
@@ -212,6 +296,13 @@ def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
         return False  # a newer flag is there already
     finally:
         _discard(away)
+
+
+def _beside(group: Group) -> str:
+    """A directory into which the flag can be renamed."""
+    directory = os.path.dirname(group.flag)
+    same = os.lstat(directory).st_dev == os.lstat(group.run).st_dev
+    return group.run if same else directory
 
 
 def _discard(path: str) -> None:

@@ -65,13 +65,30 @@ def load(path: str) -> Record | None:
     except OSError:
         return {}
     try:
-        with open(fd, "rb", closefd=False) as file:
-            data = json.loads(file.read(LONGEST))
+        data = json.loads(_read(fd))
     except (OSError, ValueError, RecursionError):
         return {}
     finally:
         os.close(fd)
     return _checked(data) if isinstance(data, dict) else {}
+
+
+def _read(fd: int) -> bytes:
+    """All of a file, with read(2) alone: what open() asks of it first could fail as well.
+
+    A release that could not read what ran before would start nothing. Raises OSError.
+    """
+    data = b""
+    while part := _once_more(fd, LONGEST - len(data)):
+        data += part
+    return data
+
+
+def _once_more(fd: int, count: int) -> bytes:
+    try:
+        return os.read(fd, count)
+    except OSError:
+        return os.read(fd, count)
 
 
 def _checked(data: dict[str, Any]) -> Record:

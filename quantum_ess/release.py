@@ -47,6 +47,7 @@ class Release:
         self.say = progress.line
         self.plan: Plan = plans.read(group)
         self.mark = latch.mark(group.flag)
+        self.number = latch.inode(group)
         self.record = record.load(group.record) or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
         who = actor.current() if trigger == "command" else {}
@@ -108,8 +109,8 @@ class Release:
         result.notes += self._announce("deactivate")
         with contextlib.suppress(OSError):
             record.remove(self._under_way)
-            if self.mark:
-                record.remove(record.claim_path(self.group, self.mark[0]))
+            if self.number:
+                record.remove(record.claim_path(self.group, self.number))
         refresh.metrics()
         for note in result.notes:
             self.say(f"note: {note}")
@@ -153,6 +154,7 @@ class Release:
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
                 record.remove(self.group.began)
+                record.remove(self.group.withdrawn)
         self._guard()
         held = list(self.group.holders)
         for unit in held:
@@ -261,6 +263,11 @@ class Release:
         )
 
 
+def _withdrawn(group: Group, flag: tuple[int, int]) -> bool:
+    """True if that flag was removed by somebody who may release."""
+    return latch.withdrawn(group, flag) and not latch.shared(group)
+
+
 def _started() -> float:
     """When this process was started, in epoch seconds, a clock tick late at most (proc(5))."""
     with open("/proc/self/stat", encoding="ascii") as file:
@@ -324,6 +331,9 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool, progress: P
         interrupted = os.path.lexists(group.run + "/releasing")
         if not group.latched() and not interrupted:
             return False
-        if trigger == "flag" and os.path.lexists(group.flag):
+        release = Release(group, trigger, reason, progress)
+        if trigger == "flag" and release.mark and not _withdrawn(group, release.mark):
+            with contextlib.suppress(OSError):
+                record.remove(group.withdrawn)  # it is of a flag that an activation took over
             return False  # it was set again before we came to it
-        return Release(group, trigger, reason, progress).run(start)
+        return release.run(start)

@@ -54,6 +54,8 @@ def collect(group: Group) -> dict[str, Any]:
     data["drill"] = lastdrill.state(plan)
     if data["drill"]["failures"]:
         problems.append(f"the last drill FAILED: {'; '.join(data['drill']['failures'])}")
+    if denied := record.text(group.run + "/access-error"):
+        problems.append(denied)
     for name in ("hook-problem", "notify-problem"):
         kind = {"hook-problem": "hook failed", "notify-problem": "notification not sent"}[name]
         lines = record.text(f"{group.run}/{name}").splitlines()
@@ -150,7 +152,7 @@ def render(data: dict[str, Any], paint: bool) -> str:
         lines += [
             f"Since:     {data['since']}{_ago(data['seconds'])}",
             f"By:        {actor.describe(data['actor'])}, trigger: {data['trigger']}",
-            f"Reason:    {data['reason'] or '(none given)'}",
+            f"Reason:    {_shown(data['reason']) or '(none given)'}",
             f"Incident:  {data['incident']}",
         ]
     for title in ("protected", "kept"):
@@ -172,6 +174,11 @@ def _drill(last: dict[str, Any]) -> str:
     if last["time"] is None:
         return f"never{due}"
     return f"{last['result']}, {last['time']}{_ago(last['seconds'])}{due}"
+
+
+def _shown(text: str) -> str:
+    """Without what a terminal would take for more than text."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _ago(seconds: int | None) -> str:

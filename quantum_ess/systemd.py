@@ -169,7 +169,10 @@ class Manager:
 
     def units(self, patterns: list[str]) -> list[Unit]:
         """Loaded units that match any of those names or patterns (fnmatch(3))."""
-        reply = self._manager("ListUnitsByPatterns", "asas", [], patterns)
+        return self._units("ListUnitsByPatterns", "asas", [], patterns)
+
+    def _units(self, method: str, signature: str, *body: object) -> list[Unit]:
+        reply = self._manager(method, signature, *body)
         try:
             (rows,) = reply
             units = [Unit(r[0], r[2], r[3], r[4], r[6], r[7]) for r in rows]
@@ -179,6 +182,26 @@ class Manager:
         if not texts or not all(unit.path.startswith("/") for unit in units):
             raise Unreachable("PID 1 sent no list of units")
         return units
+
+    def busy(self) -> tuple[list[Unit], dict[str, str]]:
+        """All units that are not at rest, and the kind of job of each that has one.
+
+        For many names: to compare each of its units with each of them takes PID 1 too long.
+        """
+        states = ["active", "reloading", "activating", "deactivating", "maintenance"]
+        rows = self._units("ListUnitsFiltered", "as", states)
+        try:
+            (listed,) = self._manager("ListJobs")
+            jobs = {str(job[1]): (str(job[2]), str(job[5])) for job in listed}
+        except (ValueError, LookupError, TypeError) as error:
+            raise Unreachable("PID 1 sent no list of jobs") from error
+        known = {unit.name for unit in rows}
+        rows += [
+            Unit(name, "", "inactive", "", path, 1)
+            for name, (_, path) in jobs.items()
+            if name not in known
+        ]
+        return rows, {name: kind for name, (kind, _) in jobs.items()}
 
     def stop(self, unit: str, mode: str = "replace-irreversibly") -> None:
         """Queue a stop job; by default one that no start job can replace."""

@@ -101,6 +101,8 @@ def tree(release: str, recipe: Sequence[str]) -> Path:
     """The root tree that mmdebstrap makes with these options, built if it is not there."""
     key = hashlib.sha256("\n".join((release, *recipe)).encode()).hexdigest()[:12]
     place = cache_directory() / f"{release}-{key}"
+    if place.is_dir():  # it is renamed into place whole: nobody need wait for another's build
+        return place
     with locked(cache_directory()):
         if not place.is_dir():
             _build(release, recipe, place)
@@ -127,6 +129,8 @@ def standin_binary() -> Path:
     source = Path(__file__).with_name("standin.c")
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     binary = cache_directory() / f"standin-{key}"
+    if binary.exists():
+        return binary
     with locked(cache_directory()):
         if not binary.exists():
             temporary = binary.with_suffix(".tmp")

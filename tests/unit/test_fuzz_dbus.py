@@ -126,6 +126,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeManage
 
 CALLS: dict[str, Callable[[Manager], object]] = {
     "units": lambda manager: manager.units(["*"]),
+    "busy": lambda manager: manager.busy(),
     "stop": lambda manager: manager.stop("a.service"),
     "start": lambda manager: manager.start("a.service"),
     "load": lambda manager: manager.load("a.service"),

@@ -1,0 +1,174 @@
+"""[access] stop_group=: members may stop, and nothing else, whatever they try."""
+
+import pytest
+
+from host import Host
+from kinds import FOUR
+from product import ACTIVE, DONE, INACTIVE, NOT_PERMITTED, RECORD, Ess
+from trading import FLAG, Trading
+from waiting import hold, wait_until
+
+MEMBER, STRANGER, GROUP = "alice", "mallory", "stoppers"
+DIRECTORY = "/run/quantum"
+SECRET = "/etc/secret"  # stands for any file of root's that must stay as it is
+
+# Each must fail, as a member, while ESS is active; all must leave the flag where and as it is.
+REFUSED = (
+    f"rm -f {FLAG}",
+    f"mv {FLAG} {DIRECTORY}/elsewhere",
+    f"touch {DIRECTORY}/mine && mv -f {DIRECTORY}/mine {FLAG}",
+    f"ln -f {DIRECTORY}/mine {FLAG}",
+    f"ln -sfn /nowhere {FLAG}",
+    f"ln {FLAG} {DIRECTORY}/second && rm {FLAG}",
+    f"touch -d yesterday {FLAG}",
+    f"echo forged >>{FLAG}",
+    f"chmod 666 {FLAG}",
+    f"chown {MEMBER} {FLAG}",
+    f"truncate -s 0 {FLAG}",
+    f"mount -t tmpfs none {DIRECTORY}",
+    f"umount {DIRECTORY}",
+    f"rm {RECORD}",
+    f"mv {DIRECTORY} /run/elsewhere",
+    f"touch {DIRECTORY}-ess/withdrawn",
+    f"rm {DIRECTORY}-ess/seen",
+    "systemctl stop quantum-ess.path",
+    "systemctl start quantum-ess-release.service",
+    "systemctl start quantum-execution",
+    "pkill -KILL -f quantum-ess/sentry",
+    "quantum-ess deactivate",
+    "quantum-ess tend",
+)
+
+# Whatever a member puts in the flag's place stops trading, and reaches nothing else.
+PLANTED = {
+    "a directory": f"cd {DIRECTORY}; mkdir d; touch d/file; mv -T d {FLAG}",
+    "a symlink to a file of root's": f"ln -s {SECRET} {FLAG}",
+    "a symlink that dangles": f"ln -s /etc/made-by-root {FLAG}",
+    "a FIFO": f"mkfifo {FLAG}",
+    "forged": f"printf '2001-01-01T00:00:00Z\\nreason: \\033[2Jroot did it\\n' >{FLAG}",
+}
+
+
+def as_member(host: Host, script: str, user: str = MEMBER) -> int:
+    """Run a shell script as that user; its exit status."""
+    done = host.run("sh", "-c", script, user=user, check=False)
+    return done.returncode
+
+
+def stopped(trading: Trading) -> None:
+    """Nothing lives, a start is refused, and PID 1 and the record say so too."""
+    ess = Ess(trading.host)
+    wait_until(lambda: not trading.remaining(), 2, "the end")
+    wait_until(lambda: "stop_ms" in trading.host.sh(f"cat {RECORD} || :"), 10, "the record")
+    ess.wait_idle()
+    assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    assert ess.first_line() == ACTIVE
+
+
+def resume(trading: Trading) -> None:
+    """Root releases; everything runs again."""
+    assert Ess(trading.host)("deactivate").stdout.splitlines()[-1] == INACTIVE
+    assert sorted(trading.alive()) == sorted(FOUR)
+
+
+@pytest.fixture
+def market(trading: Trading) -> Trading:
+    """Trading on a host with a stop group, one member of it, and one who is not."""
+    host = trading.host
+    host.sh(
+        f"groupadd {GROUP}; useradd -g {GROUP} {MEMBER}; useradd {STRANGER}\n"
+        f"umask 077; echo secret >{SECRET}"
+    )
+    assert as_member(host, f"touch {FLAG}") != 0
+    assert Ess(host)("activate", user=MEMBER, check=False).returncode == NOT_PERMITTED
+    Ess(host).configure(f"[resume]\nsettle = 0\n[access]\nstop_group = {GROUP}\n")
+    mode = ("stat", "-c", "%a %U:%G", DIRECTORY)
+    wait_until(lambda: host.run(*mode).stdout == f"1775 root:{GROUP}\n", 10, "the directory")
+    Ess(host).wait_idle()
+    return trading
+
+
+def test_members_may_stop_and_nothing_else(market: Trading) -> None:
+    host, ess, kept = market.host, Ess(market.host), market.kept_pids()
+    secret = host.sh(f"stat -c '%a %u %Z' {SECRET}; cat {SECRET}")
+
+    # By command, from a hostile place, with hardly any means.
+    host.sh("mkdir -p /tmp/h/quantum_ess; echo 'raise SystemExit(0)' >/tmp/h/quantum_ess/cli.py")
+    done = host.run(
+        *("sh", "-c", 'cd /tmp/h; exec quantum-ess activate --reason "prices are stale"'),
+        user=MEMBER,
+        env={"PYTHONPATH": "/tmp/h", "PYTHONSTARTUP": "/tmp/h/quantum_ess/cli.py", "ENV": "/tmp/h"},
+    )
+    assert done.stdout.splitlines() == [ACTIVE]
+    stopped(market)
+    said = ess.status()
+    uid = int(host.run("id", "-u", MEMBER).stdout)
+    assert (said["actor"]["user"], said["actor"]["uid"]) == (MEMBER, uid)
+    assert said["reason"] == "prices are stale"
+    assert {event["ESS_ACTOR_UID"] for event in ess.named("initiated")} == {str(uid)}
+    before = host.sh(f"stat -c '%i %a %u %Y' {FLAG}; cat {FLAG}")
+    for script in REFUSED:
+        assert as_member(host, f"umask 0; {script}") != 0, script
+        assert host.sh(f"stat -c '%i %a %u %Y' {FLAG}; cat {FLAG}") == before, script
+    assert as_member(host, "quantum-ess deactivate") == NOT_PERMITTED
+    assert ess("activate", user=MEMBER).returncode == DONE  # again: nothing new
+    assert ess.status()["incident"] == said["incident"]
+    assert not ess.named("released")
+    resume(market)
+
+    for name, script in PLANTED.items():
+        assert as_member(host, script) == 0, name
+        stopped(market)
+        assert ess.status()["actor"]["user"] == MEMBER, name
+        assert "\033" not in ess("status").stdout
+        assert not host.exists("/etc/made-by-root")
+        resume(market)
+
+    assert as_member(host, "ulimit -f 0; ulimit -n 12; quantum-ess activate") is not None
+    stopped(market)
+    resume(market)
+    assert host.sh(f"stat -c '%a %u %Z' {SECRET}; cat {SECRET}") == secret
+    assert market.kept_pids() == kept
+
+
+def test_what_a_member_sets_a_member_cannot_take_back(market: Trading) -> None:
+    """Not even before root has it: a flag that was acted upon is set again."""
+    host, ess = market.host, Ess(market.host)
+    host.sh("rm -f /run/quantum-ess/began")
+    assert (
+        as_member(
+            host, f"touch {FLAG}; until [ -e /run/quantum-ess/began ]; do :; done; rm {FLAG}; :"
+        )
+        == 0
+    )
+    stopped(market)
+    hold(lambda: ess.first_line() == INACTIVE, 6, "released by a member")
+    assert not ess.named("release-initiated")
+    resume(market)
+
+    # Nor with the sentry dead and PID 1 not answering, nor with a file held open.
+    host.run("systemctl", "stop", "quantum-ess-sentry")
+    as_member(host, f"exec 3>{FLAG}; rm -f {FLAG}; :")
+    script = f"exec 3>{FLAG}; sleep 0.3; rm -f {FLAG}; head -c 70000 /dev/zero >&3; sleep 9 &"
+    as_member(host, script)
+    stopped(market)
+    assert ess.status()["since"].startswith("20")
+    hold(lambda: ess.first_line() == INACTIVE, 6, "released by a member")
+    host.run("systemctl", "start", "quantum-ess-sentry")
+    resume(market)
+
+    # A directory that is full, of data and of names.
+    as_member(host, f"cat /dev/zero >{DIRECTORY}/x")
+    as_member(host, f"cd {DIRECTORY}; i=0; while touch $((i += 1)); do :; done")
+    assert len(host.sh(f"ls {DIRECTORY}").split()) < 64
+    assert int(host.sh("df --output=avail -k /run | tail -n 1")) > 1000
+    pull = market.pull("command")
+    market.assert_stopped(pull.time)
+    assert pull.status == DONE or "flag not set" in pull.err
+    stopped(market)
+    resume(market)
+    assert as_member(host, f"touch {FLAG}", STRANGER) != 0
+
+    # And when the configuration takes it back.
+    ess.configure("[access]\n")
+    wait_until(lambda: as_member(host, f"touch {DIRECTORY}/new") != 0, 10, "only root may")

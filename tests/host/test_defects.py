@@ -1,0 +1,138 @@
+"""What was once found broken, each held by the test that showed it; three hosts a release."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from faults.files import RUN_FULL, VAR_FULL
+from host import Host
+from kinds import FOUR
+from product import ACTIVE, DONE, INCOMPLETE, RECORD, Ess
+from trading import FLAG, Trading
+from waiting import hold, wait_until
+
+BEGAN = "/run/quantum-ess/began"
+SENTRY = "quantum-ess-sentry.service"
+
+
+def blink(trading: Trading) -> None:
+    """Set the flag and remove it as soon as somebody has acted on it: a flag of a millisecond."""
+    host = trading.host
+    host.sh(f"rm -f {BEGAN}; touch {FLAG}; until [ -e {BEGAN} ]; do :; done; rm {FLAG}")
+
+
+def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading) -> None:
+    """Whatever was killed for it is on record, and runs again: nothing is left half latched."""
+    host, ess = trading.host, Ess(trading.host)
+    host.run("systemctl", "stop", FOUR[3])  # what did not run must not be started
+    kept = trading.kept_pids()
+    blink(trading)
+    ess.wait_event("released", timeout=20)
+    names = [event["ESS_EVENT"] for event in ess.events()]
+    assert [name for name in names if not name.startswith("marker")] == [
+        "initiated",
+        "latched",
+        *["stopped"] * 3,
+        "complete",
+        "release-initiated",
+        "unlatched",
+        *["started"] * 3,
+        "released",
+    ]
+    assert len(ess.incidents()) == 1
+    assert sorted(trading.alive()) == sorted(FOUR[:3])
+    assert trading.kept_pids() == kept
+    assert not ess.latched()
+
+    # An activation that comes before the removal is carried out takes the flag over: it stays.
+    host.run("systemctl", "stop", "quantum-ess-watch.timer")
+    blink(trading)
+    ess.wait_event("complete", 2)
+    ess("activate")
+    host.run("systemctl", "start", "quantum-ess-watch.service")
+    host.run("systemctl", "start", "quantum-ess-release.service")
+    assert ess.first_line() == ACTIVE
+    assert not trading.alive()
+    assert len(ess.named("released")) == 1
+
+
+def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Trading) -> None:
+    """A release that took it for empty started nothing. No call of the reading but one may fail."""
+    host, ess = trading.host, Ess(trading.host)
+    for call in ("newfstatat,fstat", "read"):
+        ess("activate")
+        injection = ("-P", RECORD, "-e", f"inject={call}:error=EIO:when=1")
+        done = host.run("strace", "-f", "-o", "/dev/null", *injection, "quantum-ess", "deactivate")
+        assert sorted(trading.alive()) == sorted(FOUR), (call, done)
+
+    # A controller that hangs: the stop and the latch hold, and the command returns.
+    pids = trading.kept_pids()
+    host.sh("mv /usr/bin/python3 /usr/bin/python3.away")
+    host.sh("printf '#!/bin/sh\\nkill -STOP $$\\n' >/run/hang; chmod 755 /run/hang")
+    host.sh("ln -sf /run/hang /usr/bin/python3")
+    command = host.spawn("quantum-ess", "activate")
+    out, err = command.communicate(timeout=40)
+    assert command.returncode == INCOMPLETE, (out, err)
+    assert ACTIVE in out and "the controller failed (status 137)" in err
+    assert not trading.remaining()
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    host.sh("mv /usr/bin/python3.away /usr/bin/python3")
+    host.run("systemctl", "kill", "-s", "KILL", "quantum-ess-trigger", "quantum-ess-watch")
+    assert ess("activate").returncode == DONE
+    ess.wait_complete()
+    ess("deactivate")
+    assert sorted(trading.alive()) == sorted(FOUR)
+    assert trading.kept_pids() == pids
+
+    # Nowhere to note that the trail is complete: it is written once all the same.
+    with RUN_FULL.made(host), VAR_FULL.made(host):
+        pull = trading.pull("flag")
+        trading.assert_stopped(pull.time)
+        count = len(ess.wait_event("complete", 4))
+        for _ in range(3):
+            host.run("systemctl", "start", "quantum-ess-watch.service")
+        assert len(ess.named("complete")) == count
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+
+
+def parts(host: Host) -> dict[int, str]:
+    """Processes of the sentry: pid outside of the host to name."""
+    found = {}
+    for pid in host.processes(SENTRY):
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+    return found
+
+
+def hang(host: Host, part: str) -> None:
+    """Stop the part of that name with SIGSTOP; of the sentry's shells the one that kills."""
+    if part == "sentry":
+        host.sh(f"kill -STOP $(systemctl show -P MainPID {SENTRY})")
+        return
+    pid = wait_until(lambda: {n: p for p, n in parts(host).items()}.get(part, 0), 5, part)
+    os.kill(pid, signal.SIGSTOP)
+
+
+def test_a_sentry_that_hangs_is_started_again(host: Host) -> None:
+    """Whichever part it is: the loop that kills feeds the watchdog, by the way of the flag."""
+    host.sh(
+        f"mkdir -p /run/systemd/system/{SENTRY}.d\n"
+        f"printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/{SENTRY}.d/test.conf\n"
+        f"systemctl daemon-reload; systemctl restart {SENTRY}"
+    )
+    hold(lambda: host.properties(SENTRY, "NRestarts")["NRestarts"] != "0", 5, "restarted")
+    for part in ("sentry", "tail", "sleep"):
+        before = host.main_pid(SENTRY)
+        hang(host, part)
+        wait_until(
+            lambda was=before: host.main_pid(SENTRY) not in (0, was),  # type: ignore[misc]
+            10,
+            f"a restart after its {part} was hung",
+        )
+        wait_until(lambda: "tail" in parts(host).values(), 5, "the sentry at work")
+    trading = Trading(host)
+    trading.start()
+    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.timer")
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
