@@ -125,17 +125,17 @@ lint-package: $(DEB)
 unit:  ## tests that need no host
 	@$(VENV)/python -m pytest -q tests/unit tests/monitoring
 
+# Shell command that runs the tests $(2) on both releases side by side, since most of the time is
+# spent waiting, and then by themselves those whose names match $(3): they measure, or make load.
+side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(2) -k "$$1"; }; \
+	run "bookworm and not ($(3))" >dist/$(1)-12.log 2>&1 & twelve=$$!; \
+	status=0; run "not bookworm and not ($(3))" || status=1; \
+	wait $$twelve || status=1; cat dist/$(1)-12.log; \
+	run "$(3)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
+
 .PHONY: host-tests
-host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, booted for them (root)
-	@run() { $(VENV)/python -m pytest -q -p no:cacheprovider tests/host -k "$$1"; }
-	run "bookworm and not speed" >dist/host-tests-12.log 2>&1 & # the two releases side by side:
-	twelve=$$!                                                # most of the time is spent waiting
-	status=0
-	run "not bookworm and not speed" || status=1
-	wait $$twelve || status=1
-	cat dist/host-tests-12.log
-	run speed || status=1 # by itself: it measures
-	exit $$status
+host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, key faults and a sample of torture (root)
+	@$(call side-by-side,host-tests,tests/host tests/faults tests/torture -m "smoke or not matrix",speed)
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)
@@ -164,13 +164,23 @@ picture: root setup deb  ## the picture of the dashboard in the README, anew fro
 	@$(VENV)/pip install -q --disable-pip-version-check matplotlib==3.11.2
 	$(VENV)/python tests/picture.py docs/dashboard.png
 
+.PHONY: fuzz
+fuzz: setup  ## fuzzers of all that is read from outside, with their counts
+	@mkdir -p dist; status=0
+	$(VENV)/python -m pytest -q -s --hypothesis-verbosity=verbose tests/unit -k "fuzz or any_bytes" \
+		>dist/fuzz.log || status=1
+	awk '/(Test case|Trying [a-z ]*example): / {n++} END {print n " examples; the rest is in dist/fuzz.log"}' dist/fuzz.log
+	tail -n 1 dist/fuzz.log
+	exit $$status
+
 .PHONY: faults
-faults: root setup deb  ## fault matrix on booted hosts (about 20 minutes; ARGS="-m smoke": the key ones)
-	@$(VENV)/python -m pytest -q -p no:cacheprovider tests/faults $(ARGS)
+faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smoke": the key cells)
+	@$(call side-by-side,faults,tests/faults $(ARGS),oversubscribed or overload)
 
 .PHONY: torture
-torture: root setup deb  ## system-call campaign and soak (TORTURE=all: exhaustive, hours; SEED= replays)
-	@$(VENV)/python -m pytest -q -p no:cacheprovider tests/torture
+torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; SEED= replays)
+	@export TORTURE=all
+	$(call side-by-side,torture,tests/torture $(ARGS),no_such_test)
 
 .PHONY: bench
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop

@@ -26,6 +26,7 @@ LOCK_SECONDS = 3.0
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
+PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
 RECENT = 2.0  # seconds that a unit's start may have come before its flag
 
 
@@ -249,23 +250,26 @@ def _began(group: Group, claim: dict[str, Any], epoch: float) -> float:
     earlier than the flag's content allows: `began` may be left from a stop before this one.
     """
     boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    by_flag = boottime - (time.time() - epoch)
+    by_flag = boottime - max(0.0, time.time() - epoch)  # negative if the clock was set back
     witnesses = [by_flag]
     if isinstance(claim.get("boottime"), int | float):
         witnesses.append(claim["boottime"])
-    noted, _ = _first_blow(group)
-    if noted is not None:
-        witnesses.append(noted)
+    witnesses += [when for when, _ in _first_blows(group)]
     began = max(min(witnesses), by_flag - AMISS)
     return time.monotonic() - boottime + began - MARGIN
 
 
-def _first_blow(group: Group) -> tuple[float | None, list[str]]:
-    """When the first blow from the shell fell (CLOCK_BOOTTIME, seconds), and who was alive then."""
-    noted, *units = record.text(group.began, record.LONGEST).split() or [""]
-    if not (noted.isascii() and noted.isdigit() and len(noted) < 16):
-        return None, []
-    return int(noted) / 1000, [unit for unit in units if record.UNIT.fullmatch(unit)]
+def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
+    """When each first blow from a shell fell (CLOCK_BOOTTIME, seconds), and who was alive then.
+
+    The command's, the sentry's and `halt`'s fall together, and each sees what the others left.
+    """
+    blows = []
+    for line in record.text(group.began, record.LONGEST).splitlines():
+        noted, *units = line.split() or [""]
+        if noted.isascii() and noted.isdigit() and len(noted) < 16:
+            blows.append((int(noted) / 1000, list(filter(record.UNIT.fullmatch, units))))
+    return blows
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:
@@ -287,14 +291,14 @@ def _running(
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
-    noted, alive = _first_blow(group)
     boottime = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-    if noted is not None and noted - boottime >= began:
-        running.update(unit for unit in alive if plan.match(unit))
+    for when, alive in _first_blows(group):
+        if when - boottime >= began:
+            running.update(unit for unit in alive if plan.match(unit))
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
-        with systemd.Manager(0.5 + len(plan.protect) / 500) as manager:
+        with systemd.Manager(PATIENCE + len(plan.protect) / 500) as manager:
             began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
                 stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")

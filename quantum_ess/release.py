@@ -71,7 +71,7 @@ class Release:
                 record.store(self._under_way, {**self.record, "running": units})
                 flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
-                if self.mark and self.trigger == "command" and self.mark[1] > 1e9 * _started():
+                if self.trigger == "command" and self._set_since(_started()):
                     raise Superseded  # the flag was set (again) after this command was given
                 self._open(manager)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
@@ -94,6 +94,14 @@ class Release:
         except OSError as error:
             self._give_up(f"{error.filename}: {error.strerror}")
         return True
+
+    def _set_since(self, began: float) -> bool:
+        """Whether the flag was set after that time (epoch seconds).
+
+        A flag of the future was not: the clock has been set back since, and to wait until it has
+        caught up could take years.
+        """
+        return self.mark is not None and began < self.mark[1] / 1e9 <= time.time()
 
     def _finish(self, began: float) -> None:
         result = account.Account()

@@ -185,6 +185,10 @@ class Host:
         self.remains.unmount()
         return [self.remains.directory / "up", *self.lower]
 
+    def seen_from_outside(self, path: str) -> Path:
+        """An absolute path of the running host, mounts such as /run included, for a quick look."""
+        return Path(f"/proc/{self._leader}/root{path}")
+
     # Commands
 
     def _entered(self, argv: Sequence[str], user: str | None, env: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,7 @@ INCLUDE = (
     "redis-server",  # a kept unit, and the marker's home
     "procps",
     "strace",  # to make a system call fail where a test wants it
+    "stress-ng",  # more work than the machine can do
     "sudo",  # the audit trail names who stood behind it
     "apt-utils",
 )

@@ -1,5 +1,7 @@
 """The matrix's marker, its record of measurements, and the table at the end of a run."""
 
+from pathlib import Path
+
 import pytest
 
 from faults.matrix import Measured
@@ -11,9 +13,17 @@ CELLS = pytest.StashKey[dict[Cell, list[Measured]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker and the place for what is measured."""
-    config.addinivalue_line("markers", "smoke: the short run; the rest is for `make torture`")
+    """Declare the markers and the place for what is measured."""
+    config.addinivalue_line("markers", "matrix: a test of the fault matrix")
+    config.addinivalue_line("markers", "smoke: the short run of `make test`; `make faults` is all")
     config.stash[CELLS] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is here, so that `make test` can leave out all of it but the smoke part."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.matrix)
 
 
 class Table:
@@ -39,19 +49,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     cells = terminalreporter.config.stash[CELLS]
     if not cells:
         return
-    columns = [(way, release) for release in RELEASES for way in WAYS]
+    releases = [name for name in RELEASES if any(name == release for _, _, release in cells)]
+    columns = [(way, release) for release in releases for way in WAYS]
     faults = list(dict.fromkeys(fault for fault, _, _ in cells))
     width = max(map(len, faults))
     write = terminalreporter.write_line
     terminalreporter.section("faults: ms from trigger to last sign of life (exit status)")
-    write(" " * width + "".join(f"  {release:^38}" for release in RELEASES))
+    write(" " * width + "".join(f"  {release:^38}" for release in releases))
     write(f"{'fault':{width}}" + "".join(f"  {way:>11}" for way, _ in columns))
     for fault in faults:
         row = [_shown(cells.get((fault, *column), [])) for column in columns]
         write(f"{fault:{width}}" + "".join(f"  {text:>11}" for text in row))
     every = sorted(measured.life for several in cells.values() for measured in several)
     write(
-        f"{len(every)} stops under {len(faults)} faults and pairs: "
+        f"{' and '.join(releases)}: {len(every)} stops under {len(faults)} faults and pairs: "
         f"median {every[len(every) // 2]:.1f} ms, longest {every[-1]:.1f} ms, allowed 2000 ms"
     )
 

@@ -24,7 +24,7 @@ class Fault:
     under it, and why. statuses: exit statuses that `quantum-ess activate` may have. says: what its
     stderr must match. starts: whether PID 1 can be asked for a start under it. harms: kept units
     that the fault itself ends. python: whether the stop has a Python to account for it.
-    smoke: part of the short run.
+    smoke: triggers with which it is part of `make test`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Fault:
     starts: bool = True
     harms: tuple[str, ...] = ()
     python: bool = True
-    smoke: bool = False
+    smoke: tuple[str, ...] = ()
 
 
 def script(arrange: str, undo: str) -> Made:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from faults.fault import TOUCH, Fault, Made, script
+from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, script
 from host import Host
 from product import DONE, INCOMPLETE, RECORD
 
@@ -17,7 +17,7 @@ RUN_FULL = Fault(
         f"{_ROOM}; rm /run/filler",
     ),
     statuses=(DONE, INCOMPLETE),
-    smoke=True,
+    smoke=(COMMAND,),
 )
 RUN_WITHOUT_INODES = Fault(
     "/run without inodes",
@@ -30,7 +30,7 @@ RUN_WITHOUT_INODES = Fault(
     impossible={TOUCH: "there is no inode for the flag"},
     statuses=(INCOMPLETE,),
     says="flag not set: .*No space left",
-    smoke=True,
+    smoke=(COMMAND,),
 )
 
 # On a mount of its own, as /var often is. It stays mounted: what is written there is to stay.
@@ -46,7 +46,7 @@ VAR_READ_ONLY = Fault(
     ),
     statuses=(INCOMPLETE,),
     says="record not written: Read-only file system",
-    smoke=True,
+    smoke=(TOUCH,),
 )
 VAR_FULL = Fault(
     "/var full",
@@ -84,7 +84,7 @@ DIRECTORY_FAULTS = (
         "flag's directory a file",
         script("rmdir /run/quantum; echo x >/run/quantum", "true"),
         impossible={TOUCH: "touch itself fails"},
-        smoke=True,
+        smoke=(COMMAND,),
     ),
     Fault(
         "flag's directory a symlink",
@@ -112,7 +112,11 @@ RECORDS = {
 }
 RECORD_FAULTS = (
     *(
-        Fault(name, script(f"printf '{text}' >{RECORD}", "true"), smoke=name == "record garbage")
+        Fault(
+            name,
+            script(f"printf '{text}' >{RECORD}", "true"),
+            smoke=(UNIT,) if name == "record garbage" else (),
+        )
         for name, text in RECORDS.items()
     ),
     Fault("record a directory", script(f"mkdir {RECORD}", "true"), statuses=(INCOMPLETE,)),
@@ -142,7 +146,7 @@ def config(text: str | None) -> Made:
     return made
 
 
-CONFIG_GARBAGE = Fault("config garbage", config("\0\xff[protect\nunits\n]]]=\n"), smoke=True)
+CONFIG_GARBAGE = Fault("config garbage", config("\0\xff[protect\nunits\n]]]=\n"), smoke=(TOUCH,))
 CONFIG_FAULTS = (
     Fault("config missing", config(None)),
     Fault("config empty", config("")),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.fault import UNIT, Fault, meanwhile, script
+from faults.fault import COMMAND, TOUCH, UNIT, Fault, meanwhile, script
 from host import Host
 from product import DONE, INCOMPLETE
 from remains import cgroup_roots
@@ -75,13 +75,11 @@ _NO_USER_PROCESS = script(
 
 
 def busy() -> str:
-    """A script that keeps every processor and the disk busy, many times over."""
+    """A script that keeps every processor and the disk busy, many times over (stress-ng)."""
     count = OVERSUBSCRIBED * (os.cpu_count() or 1)
     return (
-        f"i=0; while [ $i -lt {count} ]; do i=$((i + 1))\n"
-        "(while :; do :; done) &\n"
-        "(while :; do dd if=/dev/zero of=/var/tmp/io.$i bs=64k count=16 conv=fsync; done) &\n"
-        "done 2>/dev/null; echo busy; wait"
+        f"stress-ng --quiet --temp-path /var/tmp --cpu {count} --hdd {count} --hdd-bytes 8m &\n"
+        f"while [ $(pgrep -c stress-ng) -le {2 * count} ]; do :; done; echo busy; wait"
     )
 
 
@@ -89,7 +87,7 @@ OVERLOAD = Fault(
     f"processors and disk {OVERSUBSCRIBED} times oversubscribed", meanwhile(busy(), until="busy")
 )
 PRESSURE_FAULTS = (
-    Fault("out of memory", _out_of_memory, statuses=(DONE, INCOMPLETE), smoke=True),
+    Fault("out of memory", _out_of_memory, statuses=(DONE, INCOMPLETE), smoke=(COMMAND,)),
     Fault("no process for trading's user", _NO_USER_PROCESS),
     Fault(
         "no process for anybody",
@@ -97,7 +95,7 @@ PRESSURE_FAULTS = (
         impossible={UNIT: "PID 1 can't start anything"},
         statuses=(DONE, INCOMPLETE),
         starts=False,
-        smoke=True,
+        smoke=(COMMAND, TOUCH),
     ),
     OVERLOAD,
 )

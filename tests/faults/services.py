@@ -1,18 +1,20 @@
 """Faults of services: the bus, PID 1, journald, the sentry, Redis."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
-from faults.fault import UNIT, Fault, Made, both, hung, meanwhile, script
+from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, both, hung, meanwhile, script
 from host import Host
 from kinds import REDIS
 from product import DONE, INCOMPLETE
-from waiting import wait_until
+from trading import FLAG
+from waiting import hold, wait_until
 
 BUS, JOURNALD = "dbus.service", "systemd-journald.service"
 SENTRY = "quantum-ess-sentry.service"
 
-BUS_HUNG = Fault("dbus-daemon hung", hung(BUS), smoke=True)
+BUS_HUNG = Fault("dbus-daemon hung", hung(BUS), smoke=(UNIT,))
 BUS_FAULTS = (
     Fault(
         "dbus-daemon stopped",
@@ -40,11 +42,15 @@ def _pid1(host: Host) -> contextlib.AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def _loop(host: Host, verb: str) -> Iterator[None]:
-    """`systemctl VERB` again and again, from before the trigger until after the stop."""
-    line = f"while :; do systemctl {verb}; echo done; done 2>/dev/null"
+    """`systemctl VERB` again and again, from before the trigger until after the stop.
+
+    With a breath between two of them: without one PID 1 does nothing else, and what it is asked to
+    do meanwhile takes as many reloads as it takes steps.
+    """
+    line = f"while :; do systemctl {verb}; echo done; sleep 0.2; done 2>/dev/null"
     with meanwhile(line, until="done")(host):
         yield
-    host.run("systemctl", "is-system-running", "--wait", check=False)
+    wait_until(lambda: host.run("systemctl", "is-system-running", check=False).stdout, 20, "PID 1")
 
 
 PID1_HUNG = Fault(
@@ -54,11 +60,61 @@ PID1_HUNG = Fault(
     statuses=(INCOMPLETE,),
     says="systemd was not told",
     starts=False,
-    smoke=True,
+    smoke=(COMMAND, TOUCH),
+)
+ASLEEP = 2.5  # seconds; longer than the stop may take
+
+
+def _hangs_in_mid_stop(delay: float) -> Made:
+    """PID 1 hangs that many seconds after the flag is there, and wakes when all must be over."""
+
+    @contextlib.contextmanager
+    def made(host: Host) -> Iterator[None]:
+        over = threading.Event()
+        slept = threading.Event()
+
+        def hang() -> None:
+            while not over.is_set():
+                if host.seen_from_outside(FLAG).exists():
+                    over.wait(delay)
+                    with host.frozen():
+                        slept.set()
+                        over.wait(ASLEEP)
+                    return
+                over.wait(0.0005)
+
+        thread = threading.Thread(target=hang)
+        thread.start()
+        try:
+            yield
+            assert slept.is_set(), "the flag was not seen"
+        finally:
+            over.set()
+            thread.join()
+        # Awake again: it does what it was asked to before, and the gate decides.
+        hold(lambda: not host.seen_from_outside(FLAG).exists(), 0.5, "the flag has gone")
+
+    return made
+
+
+MID_STOP = tuple(
+    Fault(
+        f"PID 1 hangs {1e3 * delay:.0f} ms after the flag, wakes {ASLEEP} s later",
+        _hangs_in_mid_stop(delay),
+        statuses=(DONE, INCOMPLETE),
+        smoke=(COMMAND, UNIT) if delay == 0.01 else (),
+    )
+    for delay in (0, 0.01, 0.05)
 )
 PID1_FAULTS = (
     PID1_HUNG,
-    Fault("daemon-reload meanwhile", lambda host: _loop(host, "daemon-reload"), smoke=True),
+    *MID_STOP,
+    Fault(
+        "daemon-reload meanwhile",
+        lambda host: _loop(host, "daemon-reload"),
+        statuses=(DONE, INCOMPLETE),  # on a slow machine it does not answer for seconds
+        smoke=(COMMAND,),
+    ),
     Fault(
         "daemon-reexec meanwhile",
         lambda host: _loop(host, "daemon-reexec"),
@@ -104,20 +160,37 @@ def _no_journald(host: Host) -> Iterator[None]:
     host.run("systemctl", "start", JOURNALD, *_SOCKETS.split())
 
 
+# journald takes every entry from its socket and, with no room on its disk, keeps it in /run.
+_DISK = "/var/log/journal"
+JOURNAL_FULL = Fault(
+    "journal disk full",
+    script(
+        f"mount -t tmpfs -o size=24M tmpfs {_DISK}\n"
+        f"systemctl restart {JOURNALD}; journalctl --flush; logger before; journalctl --sync\n"
+        f"cat /dev/zero >{_DISK}/filler 2>/dev/null || true\n"
+        "head -c 900000 /dev/urandom | base64 -w 2000 | logger -t filler\n"
+        "journalctl --sync; ls /run/log/journal/*/system.journal",
+        f"rm {_DISK}/filler; journalctl --flush; systemctl restart {JOURNALD}",
+    ),
+    smoke=(COMMAND,),
+)
 JOURNALD_HUNG = Fault(
     "journald hung, its socket full",
     _full_and_hung,
     statuses=(INCOMPLETE,),
     says="journald did not listen",
-    smoke=True,
+    smoke=(COMMAND,),
 )
 JOURNALD_FAULTS = (
     Fault("journald stopped", _no_journald, statuses=(INCOMPLETE,), says="journald did not listen"),
     JOURNALD_HUNG,
+    JOURNAL_FULL,
 )
 
 SENTRY_STOPPED = Fault(
-    "sentry stopped", script(f"systemctl stop {SENTRY}", f"systemctl start {SENTRY}"), smoke=True
+    "sentry stopped",
+    script(f"systemctl stop {SENTRY}", f"systemctl start {SENTRY}"),
+    smoke=(COMMAND, TOUCH),
 )
 SENTRY_HUNG = Fault("sentry hung", hung(SENTRY))
 
@@ -157,7 +230,7 @@ def _instead_of_redis(reply: str) -> Made:
     return both(script(f"systemctl stop {REDIS}", f"systemctl start {REDIS}"), fake)
 
 
-REDIS_HUNG = Fault("Redis hung", hung(REDIS), says="marker not set", smoke=True)
+REDIS_HUNG = Fault("Redis hung", hung(REDIS), says="marker not set", smoke=(COMMAND,))
 REDIS_FAULTS = (
     REDIS_HUNG,
     Fault(

@@ -1,6 +1,6 @@
 """Faults of software: Python, the modules that ESS imports, its own."""
 
-from faults.fault import COMMAND, Fault, Made, script
+from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, script
 from product import DONE, INCOMPLETE
 
 MODULES = "/usr/lib/python3/dist-packages"
@@ -10,7 +10,7 @@ PYTHON_MISSING = Fault(
     script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
     impossible={COMMAND: "it is a Python program"},
     python=False,
-    smoke=True,
+    smoke=(UNIT, TOUCH),
 )
 
 
@@ -46,7 +46,7 @@ SOFTWARE_FAULTS = (
         raising("jeepney"),
         statuses=(INCOMPLETE,),
         says="broken on purpose",
-        smoke=True,
+        smoke=(COMMAND,),
     ),
     Fault("redis missing", missing("redis"), says="redis"),
     Fault("redis raises on import", raising("redis"), says="broken on purpose"),
@@ -59,7 +59,7 @@ SOFTWARE_FAULTS = (
             statuses=(INCOMPLETE,),
             says=f"{module}.py",
             python=False,
-            smoke=module == "activate",
+            smoke=(COMMAND,) if module == "activate" else (),
         )
         for module in OWN
     ),

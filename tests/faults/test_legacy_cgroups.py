@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import Table
-from faults.fault import TOUCH, Fault
+from faults.fault import COMMAND, TOUCH, Fault
 from faults.matrix import Measured, stop
 from faults.pressure import OVERLOAD
 from faults.services import BUS_HUNG, JOURNALD_HUNG, PID1_HUNG, SENTRY_STOPPED
@@ -42,7 +42,7 @@ def cells() -> list[object]:
             faults,
             way,
             id=f"{'+'.join(fault.name for fault in faults) or 'none'}-{way}",
-            marks=() if faults else pytest.mark.smoke,
+            marks=pytest.mark.smoke if way == COMMAND and not faults else (),
         )
         for faults in FAULTS
         for way in WAYS

@@ -19,7 +19,10 @@ def cells() -> list[object]:
     """Each fault with each trigger that can be pulled under it."""
     return [
         pytest.param(
-            fault, way, id=f"{fault.name}-{way}", marks=pytest.mark.smoke if fault.smoke else ()
+            fault,
+            way,
+            id=f"{fault.name}-{way}",
+            marks=pytest.mark.smoke if way in fault.smoke else (),
         )
         for fault in ALL
         for way in WAYS

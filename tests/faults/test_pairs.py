@@ -9,7 +9,9 @@ from faults.matrix import stop
 from faults.pressure import OVERLOAD
 from faults.services import (
     BUS_HUNG,
+    JOURNAL_FULL,
     JOURNALD_HUNG,
+    MID_STOP,
     PID1_HUNG,
     REDIS_HUNG,
     SENTRY_HUNG,
@@ -41,6 +43,9 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     ((PID1_HUNG, REDIS_HUNG), (COMMAND, TOUCH)),
     ((JOURNALD_HUNG, VAR_READ_ONLY), ALL_WAYS),
     ((JOURNALD_HUNG, VAR_FULL), ALL_WAYS),
+    ((JOURNAL_FULL, VAR_FULL), ALL_WAYS),
+    ((SENTRY_STOPPED, MID_STOP[0]), (COMMAND,)),
+    ((JOURNALD_HUNG, MID_STOP[1]), ALL_WAYS),
     ((JOURNALD_HUNG, BUS_HUNG, REDIS_HUNG, CONFIG_GARBAGE), ALL_WAYS),
 )
 

@@ -1,6 +1,8 @@
-"""The system calls of a command in a host, and making one of them fail or be its last (strace).
+"""The system calls of one process in a host, and making one of them fail or be its last (strace).
 
-strace counts calls of one name for each process and thread by itself; so does `record`.
+strace counts calls of one name for each process and thread by itself; so does `record`. So that a
+number means one process and no other, strace follows threads but is told which process it is: the
+command itself, or the Python that it starts.
 """
 
 import random
@@ -8,12 +10,20 @@ import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from host import Host
 
 TRACE = "/run/trace"
-LINE = re.compile(r"(\d+) +(\w+)\((.*)")
+OPTIONS = "TRACED"  # the variable with strace's options for the Python of a command
+TRACED = f"""\
+#!/bin/sh
+options=${{{OPTIONS}-}}
+unset {OPTIONS}
+[ "$options" ] && exec strace $options REAL "$@"
+exec REAL "$@"
+"""
+LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")
 
 # Errors that the call can really return to root on a healthy or ailing machine (its man page).
 # Not here: calls that cannot fail, and close(2) and brk(2), whose callers must not react to it.
@@ -23,6 +33,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "clone": ("EAGAIN", "ENOMEM"),
     "clone3": ("EAGAIN", "ENOMEM"),
     "connect": ("ECONNREFUSED", "EAGAIN", "ENOENT", "ETIMEDOUT"),
+    "dup2": ("EBUSY", "EMFILE"),
     "execve": ("ENOENT", "ENOMEM", "EIO", "EAGAIN"),
     "fchmod": ("EIO", "EROFS"),
     "chmod": ("EIO", "EROFS", "ENOENT"),
@@ -52,6 +63,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "open": ("EMFILE", "ENFILE", "ENOMEM", "EIO"),
     "openat": ("EMFILE", "ENFILE", "ENOMEM", "EIO", "ENOENT", "ENOSPC"),
     "pipe2": ("EMFILE", "ENFILE"),
+    "pipe": ("EMFILE", "ENFILE"),
     "poll": ("EINTR", "ENOMEM"),
     "ppoll": ("EINTR", "ENOMEM"),
     "pread64": ("EIO",),
@@ -72,6 +84,8 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "unlink": ("EIO", "EROFS", "EBUSY"),
     "unlinkat": ("EIO", "EROFS", "EBUSY"),
     "utimensat": ("EIO", "EROFS", "ENOMEM"),
+    "vfork": ("EAGAIN", "ENOMEM"),
+    "wait4": ("EINTR",),
     "write": ("EIO", "ENOSPC", "EINTR"),
 }
 
@@ -113,27 +127,55 @@ def parse(text: str) -> Fault:
     return Fault(name, int(number), error)
 
 
-def record(host: Host, *argv: str) -> list[Call]:
-    """Run the command and list the calls of its main thread, in order."""
-    host.run("strace", "-f", "-y", "-qq", "-o", TRACE, *argv)
+def wrap_python(host: Host) -> None:
+    """Put a script in the place of /usr/bin/python3, which does what the variable TRACED says."""
+    real = host.run("readlink", "-f", "/usr/bin/python3").stdout.strip()
+    host.run("rm", "/usr/bin/python3")
+    host.write_file("/usr/bin/python3", TRACED.replace("REAL", real), 0o755)
+
+
+class Tracee(NamedTuple):
+    """A process to trace: the command itself, or (python) the Python that it starts and waits for.
+
+    threads: also those that it starts, each counted by itself; else its children are left alone.
+    """
+
+    argv: tuple[str, ...]
+    python: bool = False
+    threads: bool = True
+
+    def run(self, host: Host, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        """Run the command with strace, with these options, around that process."""
+        options = (*(("-f",) if self.threads else ()), "-qq", "-o", TRACE, *options)
+        if self.python:
+            return host.run(*self.argv, env={OPTIONS: " ".join(options)}, **how)
+        return host.run("strace", *options, *self.argv, **how)
+
+
+def record(host: Host, tracee: Tracee) -> list[Call]:
+    """Run the command and list the calls of the main thread, in order."""
+    tracee.run(host, "-y")
     calls: list[Call] = []
     counts: Counter[str] = Counter()
     main = ""
     for line in host.read_file(TRACE).splitlines():
         if (match := LINE.match(line)) is None:
             continue  # the second half of a call, or a signal
-        main = main or match[1]
-        if match[1] == main:
+        main = main or match[1] or "only"
+        if (match[1] or "only") == main:
             counts[match[2]] += 1
             calls.append(Call(match[2], counts[match[2]], match[3]))
     return calls
 
 
-def inject(host: Host, fault: Fault, *argv: str) -> tuple[subprocess.CompletedProcess[str], bool]:
+def inject(
+    host: Host, fault: Fault, tracee: Tracee
+) -> tuple[subprocess.CompletedProcess[str], bool]:
     """Run the command with that fault; what it said, and whether the call was reached at all."""
-    options = ("-f", "-qq", "-o", TRACE, "-e", f"trace={fault.name}", "-e", fault.option)
-    done = host.run("strace", *options, *argv, check=False, timeout=60)
-    said = host.read_file(TRACE)
+    host.run("rm", "-f", TRACE)
+    options = ("-e", f"trace={fault.name}", "-e", fault.option)
+    done = tracee.run(host, *options, check=False, timeout=60)
+    said = host.run("cat", TRACE, check=False).stdout
     return done, "(INJECTED)" in said or "killed by SIGKILL" in said
 
 

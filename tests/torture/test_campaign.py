@@ -1,7 +1,7 @@
 """The syscall campaign: each system call of a command fails, or is its last.
 
-By default a sample, drawn by SEED (printed); TORTURE=all takes every call. FAULT repeats one, e.g.
-FAULT=openat:37:EIO, together with -k for the test that printed it.
+By default a sample, drawn by SEED (printed), of FAULTS faults a test; TORTURE=all takes every call.
+FAULT repeats one, e.g. FAULT=openat:37:EIO, together with -k for the test that printed it.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 import syscalls
-from syscalls import Call, Fault
+from syscalls import Call, Fault, Tracee
 
 from conftest import HostMaker
 from host import CommandFailed
@@ -32,9 +32,36 @@ WATCHERS = (
     "quantum-ess-watch.timer",
     "quantum-ess-sentry.service",
 )
-COMMANDS = ("activate", "deactivate")
-SAMPLE = {"watched": 8, "alone": 4}  # faults of a command in a sample, half errors, half kills
-CUTS = 2  # power cuts in a sample
+SAMPLE = int(os.environ.get("FAULTS") or 2)  # faults of a test in a sample, half of them kills
+CUTS = SAMPLE // 2  # power cuts in a sample
+
+
+class Subject(NamedTuple):
+    """What the faults are made in. command: what is being done; lives: the stop does not end with
+    the process, since the shell that started it goes on; halt is for units and latches by status 0.
+    """
+
+    command: str
+    tracee: Tracee
+    lives: bool = False
+    claims: tuple[int, ...] = (DONE, INCOMPLETE)
+
+
+SHELL, CONTROLLER, RELEASE, HALT = (
+    Subject("activate", Tracee(("quantum-ess", "activate"), threads=False)),
+    Subject("activate", Tracee(("quantum-ess", "activate"), python=True), lives=True),
+    Subject("deactivate", Tracee(("quantum-ess", "deactivate"))),
+    Subject("activate", Tracee(("/usr/lib/quantum-ess/halt", "--raise"), threads=False)),
+)
+SUBJECTS = {
+    "shell-watched": (SHELL, True),
+    "shell-alone": (SHELL, False),
+    "controller-watched": (CONTROLLER, True),
+    "controller-alone": (CONTROLLER, False),
+    "halt-alone": (HALT, False),
+    "deactivate-watched": (RELEASE, True),
+    "deactivate-alone": (RELEASE, False),
+}
 
 # One look at the host, in one entry. A unit is only asked to start if that must be refused.
 LOOK = f"""
@@ -62,9 +89,10 @@ class Violation(AssertionError):
 class Campaign:
     """One host, one command, one fault after another."""
 
-    def __init__(self, make_host: HostMaker, command: str, watched: bool) -> None:
+    def __init__(self, make_host: HostMaker, subject: Subject, watched: bool) -> None:
         self.host = make_host()
-        self.command = command
+        self.subject = subject
+        self.command = subject.command
         self.watched = watched
         self.ess = Ess(self.host)
         self.ess.configure("[resume]\nsettle = 50ms\n")
@@ -77,6 +105,12 @@ class Campaign:
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.chance = random.Random(SEED)
+        syscalls.wrap_python(self.host)
+        self.prepare()
+        self.calls = syscalls.record(self.host, subject.tracee)
+        self.settle()
+        if self.command == "activate":
+            self.restore()
         self.prepare()
 
     # State
@@ -153,8 +187,8 @@ class Campaign:
 
     def check(self, fault: Fault, status: int, born: dict[str, list[int]]) -> None:
         """After the command with its fault, whatever became of it."""
-        claims = status in (DONE, INCOMPLETE)
-        shut = self.check_latch(not fault.kills)
+        claims = status in self.subject.claims
+        shut = self.check_latch(self.subject.lives or not fault.kills)
         self.counts["latched" if shut else "open"] += 1
         if self.command == "activate":
             self.expect(shut or not claims, f"status {status}, but the latch is open")
@@ -173,7 +207,7 @@ class Campaign:
     def one(self, fault: Fault) -> None:
         """One fault, its invariants, the repair by the next command, and the state restored."""
         born = self.pids()
-        done, reached = syscalls.inject(self.host, fault, "quantum-ess", self.command)
+        done, reached = syscalls.inject(self.host, fault, self.subject.tracee)
         self.counts["killed" if fault.kills else "failed"] += reached
         self.counts["not reached"] += not reached
         self.settle()
@@ -244,64 +278,51 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("mode", SAMPLE)
-def test_every_call(
-    make_host: HostMaker, command: str, mode: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With all that watches the flag alive, and with the controller alone."""
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_call(make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all that watches the flag alive, and with that process alone."""
     with printed(capsys):
-        campaign = Campaign(make_host, command, mode == "watched")
-        calls = syscalls.record(campaign.host, "quantum-ess", command)
-        campaign.settle()
-        if command == "activate":
-            campaign.restore()
-        campaign.prepare()
-        campaign.run(choose(calls, SAMPLE[mode]))
-        campaign.report(len(calls), f"{command}, {mode}")
+        campaign = Campaign(make_host, *SUBJECTS[name])
+        campaign.run(choose(campaign.calls, SAMPLE))
+        campaign.report(len(campaign.calls), name)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["controller-watched", "deactivate-watched"])
 def test_power_cut_at_every_write(
-    make_host: HostMaker, command: str, capsys: pytest.CaptureFixture[str]
+    make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The process and then the host end at a call that touches the state on disk.
 
     After the boot trading is held or runs, as the record says, and nothing is in between.
     """
     with printed(capsys):
-        campaign = Campaign(make_host, command, True)
+        campaign = Campaign(make_host, *SUBJECTS[name])
         host, trading = campaign.host, campaign.trading
-        calls = syscalls.record(host, "quantum-ess", command)
-        campaign.settle()
-        if command == "activate":
-            campaign.restore()
-        campaign.prepare()
         writes = "openat|rename|fsync|write|fchmod|unlink|unlinkat|linkat|link|mkdir|close"
         touching = [
             call
-            for call in calls
+            for call in campaign.calls
             if re.fullmatch(writes, call.name) and "/var/lib/quantum-ess" in call.text
         ]
         faults = syscalls.kills(touching)
         if ONE:
             faults = [syscalls.parse(ONE)]
         elif not ALL:
-            faults = random.Random(SEED).sample(faults, CUTS)
+            faults = random.Random(SEED).sample(faults, min(CUTS, len(faults)))
         for fault in faults:
-            _, reached = syscalls.inject(host, fault, "quantum-ess", command)
+            _, reached = syscalls.inject(host, fault, campaign.subject.tracee)
             cut = host.power_cut()
             campaign.counts["killed" if reached else "not reached"] += 1
             campaign.counts["power cuts"] += 1
             try:
                 check_boot(campaign, cut)
             except (Violation, Timeout) as error:
-                campaign.violations.append(f"{command} FAULT={fault}, then a power cut: {error}")
+                campaign.violations.append(f"{name} FAULT={fault}, then a power cut: {error}")
                 print(campaign.violations[-1], flush=True)
             campaign.kept = trading.kept_pids()
             campaign.restore()
             campaign.prepare()
-        campaign.report(len(touching), f"{command}, power cut")
+        campaign.report(len(touching), f"{name}, power cut")
 
 
 def check_boot(campaign: Campaign, cut: int) -> None:
