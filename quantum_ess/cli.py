@@ -36,6 +36,9 @@ def build() -> argparse.ArgumentParser:
     go.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
     go.add_argument("--no-start", action="store_true", help="only release; start nothing")
     go.add_argument(
+        "--override", action="store_true", help="although the guard objects; needs --reason"
+    )
+    go.add_argument(
         "--trigger", choices=("command", "flag"), default="command", help=argparse.SUPPRESS
     )
     show = commands.add_parser("status", help="is ESS active, since when, by whom; state of units")
@@ -57,6 +60,9 @@ def build() -> argparse.ArgumentParser:
     log = commands.add_parser("log", help="show the audit trail")
     log.add_argument("-f", "--follow", action="store_true", help="and go on with what comes")
     log.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N (50)")
+    guard = commands.add_parser("guard", help="activate by itself on the configured conditions")
+    guard.add_argument("--check", action="store_true", help="evaluate once and print a table")
+    guard.add_argument("--daemon", action="store_true", help="detach from the terminal")
     commands.add_parser("config", help="check the configuration on disk and print its plan")
     metrics = commands.add_parser("metrics", help="print metrics for Prometheus")
     metrics.add_argument(
@@ -90,7 +96,9 @@ def main(argv: list[str]) -> int:
     if args.command == "activate":
         return activate(group, args.trigger, args.reason, args.created)
     if args.command == "deactivate":
-        return deactivate(group, args.trigger, args.reason, not args.no_start)
+        return deactivate(group, args.trigger, args.reason, not args.no_start, args.override)
+    if args.command == "guard":
+        return guard(TRADING, args.check, args.daemon)
     if args.command == "config":
         return show_config()
     if args.command == "metrics":
@@ -175,12 +183,18 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
     return 0
 
 
-def deactivate(group: Group, trigger: str, reason: str, start: bool) -> int:
-    """Release and restart. Raises NotPermitted, NotReleased."""
+def deactivate(group: Group, trigger: str, reason: str, start: bool, override: bool = False) -> int:
+    """Release and restart. Raises NotPermitted, Usage, StillBreached, NotReleased."""
+    if override and not reason.strip():
+        raise Usage("--override needs a reason", hint='--override --reason "why"')
     need_root("deactivate")
     from quantum_ess import release
+    from quantum_ess.guard import veto
     from quantum_ess.progress import Progress
 
+    if trigger == "command":
+        for note in veto.ask(group, override, reason):
+            complain(f"note: {note}")
     with Progress() as progress:
         released = release.deactivate(group, trigger, reason, start, progress)
     if released:
@@ -228,6 +242,14 @@ def show_check(group: Group, as_json: bool) -> int:
     return findings.status(found)
 
 
+def guard(group: Group, check: bool, daemon: bool) -> int:
+    """Guard until told to end; with check look once. Raises NotPermitted, ConfigError, Failed."""
+    need_root("guard")
+    from quantum_ess.guard import command
+
+    return command.check() if check else command.run(group, daemon)
+
+
 def show_config() -> int:
     """Print the plan of the configuration on disk. Raises ConfigError."""
     from quantum_ess import config
@@ -258,7 +280,7 @@ def show_metrics(write: bool) -> int:
 def tend(group: Group) -> int:
     """Complete what an activation or release still owes: trail, audit entries, marker."""
     need_root("tend")
-    from quantum_ess import account, history, latch, plan, record, trail
+    from quantum_ess import account, history, latch, marker, plan, record, trail
 
     history.fold(group)
     if os.path.lexists(group.flag):
@@ -274,6 +296,8 @@ def tend(group: Group) -> int:
         known = record.load(group.record) or record.load(group.released) or {}
         entries = trail.Trail(group, str(known.get("incident", "")), known)
         account.tell_redis(entries, plan.read(group), account.Account())
+    if marker.tell_again(group, plan.read(group))[0]:
+        entries.log("marker-renewed", "ESS REDIS MARKER SET AGAIN", priority=trail.NOTICE)
     return 0
 
 

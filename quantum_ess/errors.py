@@ -78,6 +78,12 @@ class NotReleased(EssError):
     status = 7
 
 
+class StillBreached(EssError):
+    """Not released: a condition of the guard is still breached."""
+
+    status = 11
+
+
 class Incomplete(EssError):
     """Stopped and verified, but something after that could not be done."""
 

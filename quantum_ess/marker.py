@@ -1,7 +1,7 @@
 """The Redis marker: `quantum:ess:active` and the `quantum:event:ess` message. Best effort, bounded.
 
-The only module that imports redis, and it is imported after the stop. The key has no expiry: it
-must not vanish while latched.
+Redis is asked after the stop. The key has no expiry: it must not vanish while latched, and where it
+has vanished all the same (a restart, a failover), `renew` brings it back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 
 KEY, CHANNEL = "quantum:ess:active", "quantum:event:ess"
-DEFAULT_URL = "redis://127.0.0.1:6379/0"
+Ask = Callable[..., list[Any]]  # redisclient.Client.ask
 
 
 class Marker:
@@ -69,9 +69,7 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
         if plan.options.get("redis.enabled", "yes") != "yes":
             _forget(group)
             return "", None
-        url = plan.options.get("redis.url", DEFAULT_URL)
-        seconds = plan.duration("redis.timeout_ms", 500)
-        problem = _bounded(url, seconds, marker)
+        problem = _bounded(plan.options, plan.duration("redis.timeout_ms", 500), marker)
         if problem is None:
             _forget(group)
         return "SET" if marker.since else "CLEARED", problem
@@ -97,53 +95,93 @@ def _wanted(group: Group) -> Marker | None:
 
 def look(plan: Plan) -> tuple[str | None, str]:
     """What Redis says now: the marker, None if there is none; and why it could not be asked, ""."""
-    url = plan.options.get("redis.url", DEFAULT_URL)
-    seconds = plan.duration("redis.timeout_ms", 500)
     found: list[str | None] = []
-    problem = _within(seconds, lambda: _read(url, seconds, found))
+
+    def run() -> None:
+        from quantum_ess import redisclient
+
+        (value,) = redisclient.exchange(plan.options, ("GET", KEY))
+        found.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else None)
+
+    problem = _in_time(run, plan.duration("redis.timeout_ms", 500))
     return (found[0] if found else None), problem or ""
 
 
-def _read(url: str, seconds: float, found: list[str | None]) -> str | None:
-    try:
-        import redis
+def renew(group: Group, ask: Ask) -> str:
+    """Look whether Redis still says what it was told, and tell it again if it does not.
 
-        client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
-        value = client.get(KEY)
-        found.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else None)
-        client.close()
-    except Exception as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+    Returns "SET", "CLEARED" or "" (nothing to do, or somebody else is at it). `ask` may raise what
+    redisclient.Client.ask raises. Under the lock of `settle`, so that no release is overtaken.
+    """
+    with records.lock(group.run + "/marker.lock", 0.0) as locked:
+        owed = (group.pending_marker, group.pending_marker_volatile, group.run + "/releasing")
+        if not locked or any(map(os.path.lexists, owed)):
+            return ""
+        known = records.load(group.record if group.latched() else group.released) or {}
+        since = known.get("since")
+        if since is None:
+            return ""
+        (value,) = ask(("GET", KEY))
+        if isinstance(value, Exception):
+            raise value
+        said = value.decode("ascii", "replace") if isinstance(value, bytes) else None
+        if group.latched():
+            return "" if said == since else _told("SET", ask(("SET", KEY, since)))
+        # Not ours: another host that shares this Redis may be active.
+        return _told("CLEARED", ask(("DEL", KEY))) if said == since else ""
 
 
-def _within(seconds: float, exchange: Callable[[], str | None]) -> str | None:
-    """Run it in a thread of its own: name resolution has no time limit to set."""
+def _told(what: str, replies: list[Any]) -> str:
+    if isinstance(replies[0], Exception):
+        raise replies[0]
+    return what
+
+
+def tell_again(group: Group, plan: Plan) -> tuple[str, str | None]:
+    """`renew` on a connection of its own, within bounds; what was done and what went wrong."""
+    if plan.options.get("redis.enabled", "yes") != "yes":
+        return "", None
+    done: list[str] = []
+
+    def run() -> None:
+        from quantum_ess.redisclient import Client, Settings
+
+        client = Client(Settings(plan.options))
+        try:
+            done.append(renew(group, client.ask))
+        finally:
+            client.close()
+
+    problem = _in_time(run, plan.duration("redis.timeout_ms", 500))
+    return (done[0] if done else ""), problem
+
+
+def _bounded(options: Mapping[str, str], seconds: float, marker: Marker) -> str | None:
+    def run() -> None:
+        from quantum_ess import redisclient
+
+        change = ("SET", KEY, marker.since) if marker.since else ("DEL", KEY)
+        event = ("PUBLISH", CHANNEL, json.dumps(marker.event))
+        redisclient.exchange(options, change, event)
+
+    return _in_time(run, seconds)
+
+
+def _in_time(action: Callable[[], None], seconds: float) -> str | None:
+    """Run it in a thread of its own: name resolution has no time limit to set. What went wrong."""
     result: list[str | None] = []
-    thread = threading.Thread(target=lambda: result.append(exchange()), daemon=True)
+
+    def run() -> None:
+        try:
+            action()
+            result.append(None)
+        except Exception as error:  # whatever redis-py raises, the stop is already done
+            result.append(" ".join(str(error).split()) or type(error).__name__)
+
+    thread = threading.Thread(target=run, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:  # no more threads to be had
         return str(error)
     thread.join(2 * seconds + 0.5)
     return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"
-
-
-def _bounded(url: str, seconds: float, marker: Marker) -> str | None:
-    return _within(seconds, lambda: _exchange(url, seconds, marker))
-
-
-def _exchange(url: str, seconds: float, marker: Marker) -> str | None:
-    try:
-        import redis
-
-        client = redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
-        if marker.since:
-            client.set(KEY, marker.since)
-        else:
-            client.delete(KEY)
-        client.publish(CHANNEL, json.dumps(marker.event))
-        client.close()
-    except Exception as error:  # whatever redis-py raises, the stop is already done
-        return " ".join(str(error).split()) or type(error).__name__
-    return None

@@ -12,6 +12,7 @@ from typing import Any
 from quantum_ess import actor, cgroup, lastdrill, latch, record
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
+from quantum_ess.guard import state as guards
 from quantum_ess.plan import Plan
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
@@ -36,8 +37,10 @@ def collect(group: Group) -> dict[str, Any]:
         **(_incident(group, problems) if active else {}),
         "protected": [{"unit": name, "state": states[name]} for name in protected],
         "kept": [{"unit": name, "state": states[name]} for name in kept],
+        "guard": guards.summary(group),
         "config": {"plan": plan.source, "error": _config_error(group, plan)},
     }
+    problems += guards.problems(data["guard"])
     problems += [
         f"{name} is {states[name]}: {_watch_hint(name)}"
         for name in WATCHERS
@@ -159,6 +162,7 @@ def render(data: dict[str, Any], paint: bool) -> str:
         lines.append(f"{title.capitalize()} units:")
         width = max((len(row["unit"]) for row in data[title]), default=0)
         lines += [f"  {row['unit']:{width}}  {row['state']}" for row in data[title]]
+    lines += guards.lines(data["guard"])
     lines.append(f"Drill:     {_drill(data['drill'])}")
     if data["config"]["error"]:
         lines.append(f"Config:    last good configuration in force; {data['config']['error']}")

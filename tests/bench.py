@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import bench_guard
 import remains
 from crowd import Crowd
 from faults.pressure import OVERLOAD
@@ -287,6 +288,7 @@ def main() -> int:
     try:
         for release in args.release or RELEASES:
             bad += measure(release, args.deb.resolve(strict=True), args.rounds)
+            bad += bench_guard.report(release, args.deb.resolve(strict=True), args.rounds)
     finally:
         remains.remove_all()
     for line in bad:

@@ -66,9 +66,9 @@ class Rule:
         """What may not be, for people."""
         match self.what:
             case "missing" | "failed" | "down":
-                return self.what
+                return f"{self.what} for {span(self.lasting)}"
             case "redis-down":
-                return "no answer"
+                return f"no answer for {span(self.lasting)}"
             case "drop" | "rise":
                 over = "" if math.isinf(self.window) else f" in {span(self.window)}"
                 return f"{self.what} {self.limit}{over}"

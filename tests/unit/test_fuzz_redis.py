@@ -20,6 +20,11 @@ SLACK = 0.5  # of a busy machine
 WANTED = marker.Marker("2026-01-28T00:15:23Z", {"event": "ess_activated", "timestamp": 1})
 
 
+def options(url: str, seconds: float) -> dict[str, str]:
+    """What the plan says of Redis."""
+    return {"redis.url": url, "redis.timeout_ms": str(int(1000 * seconds))}
+
+
 def good(request: bytes) -> bytes:
     """What Redis answers to these commands; clients of RESP3 begin with HELLO."""
     commands = [part for part in b"\n".join([b"", request]).split(b"\n*")[1:] if part]
@@ -83,7 +88,7 @@ def server() -> Iterator[Server]:
 def ask(server: Server) -> str | None:
     """One exchange; AssertionError if it takes longer than it may."""
     began = time.monotonic()
-    problem = marker._bounded(server.url, SECONDS, WANTED)
+    problem = marker._bounded(options(server.url, SECONDS), SECONDS, WANTED)
     assert time.monotonic() - began < BOUND + SLACK
     assert problem is None or (problem and "\n" not in problem)
     return problem
@@ -133,7 +138,7 @@ def test_addresses_that_are_none() -> None:
     @settings(max_examples=40, deadline=None)
     @given(st.text(max_size=12).map(lambda rest: f"redis://127.0.0.1:1/{rest}") | st.text())
     def check(url: str) -> None:
-        assert marker._bounded(url, 0.05, WANTED)
+        assert marker._bounded(options(url, 0.05), 0.05, WANTED)
 
     check()
 
@@ -143,4 +148,4 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert marker._bounded("redis://127.0.0.1:1/0", 0.05, WANTED) == "can't start new thread"
+    assert marker._bounded({}, 0.05, WANTED) == "can't start new thread"

@@ -1,0 +1,271 @@
+"""Decisions, pure: readings in, states out. No input or output, no clock but the readings' own.
+
+A reading that is not known neither ends a breach nor counts towards it: the time that a breach has
+lasted is the sum of the times between two readings that both showed it, one right after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+from quantum_ess.guard.condition import number
+from quantum_ess.guard.rules import Rule
+
+STARTING, FINE, BREACHED, UNKNOWN = "starting", "fine", "breached", "unknown"
+SLOTS = 1000  # a window is kept in so many pieces, however often it is read
+
+
+class Reading(NamedTuple):
+    """One look at what a rule watches.
+
+    time: seconds, monotonic. value: None if unknown, and `problem` says why. fresh: the data were
+    written since the last look. first: of a connection. text: as it was read. age: of the data, in
+    seconds. reachable: whether the source answered at all.
+    """
+
+    time: float
+    value: float | None = None
+    problem: str = ""
+    fresh: bool = True
+    first: bool = False
+    text: str = ""
+    age: float | None = None
+    reachable: bool = True
+
+
+class Extreme:
+    """The highest (sign 1) or lowest (sign -1) value of a window.
+
+    What only one sample shows does not count: a bad tick must not become the peak.
+    """
+
+    def __init__(self, window: float, sign: int) -> None:
+        self._window = window
+        self._sign = sign
+        self._kept: deque[tuple[int, float]] = deque()  # slot and value, values falling
+        self._before: float | None = None
+
+    def add(self, time: float, value: float, sample: bool) -> float:
+        """Take one more value; the extreme with it, which is the value itself at first."""
+        value *= self._sign
+        slot = 0 if math.isinf(self._window) else math.floor(time * SLOTS / self._window)
+        while self._kept and self._kept[0][0] <= slot - SLOTS:
+            self._kept.popleft()
+        if sample and self._before is not None:
+            shown_twice = min(self._before, value)
+            while self._kept and self._kept[-1][1] <= shown_twice:
+                self._kept.pop()
+            if not self._kept or self._kept[-1][0] != slot:
+                self._kept.append((slot, shown_twice))
+        if sample or self._before is None:
+            self._before = value
+        return self._sign * max(self._kept[0][1] if self._kept else value, value)
+
+    def remembered(self) -> float | None:
+        """The extreme, to outlive a restart of the guard; None if there is a window to it."""
+        return self._sign * self._kept[0][1] if math.isinf(self._window) and self._kept else None
+
+    def recall(self, value: float) -> None:
+        """Set what was remembered."""
+        if math.isinf(self._window):
+            self._kept.append((0, self._sign * value))
+
+
+class Count:
+    """How much a counter has grown in a window; a counter that starts anew begins at 0."""
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._last: float | None = None
+        self._grown: deque[tuple[int, float]] = deque()
+
+    def add(self, time: float, value: float) -> float:
+        """Take the counter's value; its growth."""
+        slot = math.floor(time * SLOTS / self._window)
+        growth = 0.0
+        if self._last is not None:
+            growth = value - self._last if value >= self._last else value
+        self._last = value
+        if growth:
+            self._grown.append((slot, growth))
+        while self._grown and self._grown[0][0] <= slot - SLOTS:
+            self._grown.popleft()
+        return sum(part for _, part in self._grown)
+
+
+class Evaluator:
+    """What the readings of one rule come to."""
+
+    def __init__(self, rule: Rule, repeat: float) -> None:
+        self.rule = rule
+        self.state = STARTING
+        self.value: float | None = None
+        self.problem = ""
+        self.reading: Reading | None = None
+        self.breached_since: float | None = None
+        self.unknown_since: float | None = None
+        self.due = ""  # "breach" or "unknown": what would have to be acted upon now
+        self.lasted = 0.0
+        self.samples = 0
+        self.extreme = Extreme(rule.window, -1 if rule.what == "rise" else 1)
+        self._repeat = repeat
+        self._count = Count(rule.window)
+        self._counted: float | None = None  # when the last sample was
+        self._doubt: float | None = None  # unknown, though the source answers, since then
+        self._changed: tuple[str, float] | None = None
+
+    def take(self, reading: Reading) -> str:
+        """Take one reading; what is due with it."""
+        sample = self._is_sample(reading)
+        before = self.state
+        self.value, self.problem = self._measure(reading, sample)
+        if self.value is None:
+            self._unknown(reading)
+        elif not self._broken(self.value):
+            self._fine()
+        else:
+            self._breached(reading, before, sample)
+        self.reading = reading
+        self.due = self._due(reading)
+        return self.due
+
+    def _is_sample(self, reading: Reading) -> bool:
+        if reading.first:
+            self._counted = reading.time
+            return False
+        since = self._counted
+        if reading.fresh or since is None or reading.time - since >= self._repeat:
+            if reading.value is not None:
+                self._counted = reading.time
+            return True
+        return False
+
+    def _measure(self, reading: Reading, sample: bool) -> tuple[float | None, str]:
+        value, what = reading.value, self.rule.what
+        if value is None:
+            return None, reading.problem or "not known"
+        if not math.isfinite(value):
+            return None, f"{value} is no number to go by"
+        if what == "restarts":
+            return self._count.add(reading.time, value), ""
+        if what == "unchanged":
+            if self._changed is None or self._changed[0] != reading.text:
+                self._changed = (reading.text, reading.time)
+            return reading.time - self._changed[1], ""
+        if what in ("drop", "rise"):
+            return self._change(reading.time, value, sample)
+        return value, ""
+
+    def _change(self, time: float, value: float, sample: bool) -> tuple[float | None, str]:
+        extreme = self.extreme.add(time, value, sample)
+        change = abs(extreme - value)
+        if self.rule.limit.kind != "%":
+            return change, ""
+        if extreme <= 0:
+            return None, f"no percentage of {number(extreme)}"
+        return 100 * change / extreme, ""
+
+    def _broken(self, value: float) -> bool:
+        if self.rule.what in ("missing", "failed", "down", "redis-down"):
+            return value > 0
+        return self.rule.limit.broken_by(value)
+
+    def _unknown(self, reading: Reading) -> None:
+        self.state = UNKNOWN
+        if self.unknown_since is None:
+            self.unknown_since = reading.time
+        if not reading.reachable:
+            self._doubt = None  # what can't be read is not for `unknown` to act upon
+        elif self._doubt is None:
+            self._doubt = reading.time
+
+    def _known(self, state: str) -> None:
+        self.state = state
+        self.unknown_since = self._doubt = None
+
+    def _fine(self) -> None:
+        self._known(FINE)
+        self.breached_since = None
+        self.lasted, self.samples = 0.0, 0
+
+    def _breached(self, reading: Reading, before: str, sample: bool) -> None:
+        self._known(BREACHED)
+        if self.breached_since is None:
+            self.breached_since = reading.time
+            sample = not reading.first  # data that get worse by themselves (age) begin here
+        elif before == BREACHED and not reading.first and self.reading:
+            self.lasted += reading.time - self.reading.time
+        if sample:
+            self.samples += 1
+            self._counted = reading.time
+
+    def _due(self, reading: Reading) -> str:
+        rule = self.rule
+        if self.state == BREACHED:
+            enough = self.samples >= rule.samples and self.lasted >= rule.lasting
+            return "breach" if enough else ""
+        if self.state == UNKNOWN and self._doubt is not None and rule.unknown != "ignore":
+            return "unknown" if reading.time - self._doubt >= rule.unknown_for else ""
+        return ""
+
+
+class Watch:
+    """An evaluator that can trip: once an incident, and not again before it is armed again."""
+
+    def __init__(self, rule: Rule, repeat: float) -> None:
+        self.rule = rule
+        self.evaluator = Evaluator(rule, repeat)
+        self.tripped = False
+        self.disarmed: float | None = None  # since a release, until seen healthy
+        self.warned = False
+
+    @property
+    def armed(self) -> bool:
+        """Whether it may act."""
+        return not self.tripped and self.disarmed is None
+
+    def take(self, reading: Reading) -> str:
+        """Take a reading; "breach" or "unknown" if that is due, and it may act or warn."""
+        due = self.evaluator.take(reading)
+        fine = self.evaluator.state == FINE
+        waited = self.disarmed is not None and reading.time - self.disarmed
+        if fine or (waited is not False and waited >= self.rule.rearm_after):
+            self.disarmed = None
+        if fine:
+            self.warned = False
+            if self.rule.mode != "enforce":
+                self.tripped = False
+        return due if self.armed else ""
+
+    def released(self, time: float) -> None:
+        """The incident is over."""
+        if self.tripped and self.rule.mode == "enforce":
+            self.tripped, self.disarmed = False, time
+
+    def acts(self, due: str) -> bool:
+        """Whether it is more than a warning."""
+        return self.rule.mode != "warn" and (due == "breach" or self.rule.unknown == "activate")
+
+    def reason(self) -> str:
+        """For the reason of an activation: name, value and limit."""
+        return f"{self.rule.name}: {self.finding()}"
+
+    def finding(self) -> str:
+        """What is the matter: value and limit, or why the value is unknown."""
+        rule, value = self.rule, self.evaluator.value
+        if value is None:
+            return f"{rule.source} is unknown: {self.evaluator.problem}"
+        if rule.what in ("missing", "failed", "down", "redis-down"):
+            return f"{rule.source} {shown(rule, value)} for {self.evaluator.lasted:.1f} s"
+        return f"{rule.source} {shown(rule, value)} {rule.bound}"
+
+
+def shown(rule: Rule, value: float) -> str:
+    """A value with its unit; of what is only so or not, how it should be or how it is."""
+    if rule.what in ("missing", "failed", "down", "redis-down"):
+        return {"redis-down": "no answer"}.get(rule.what, rule.what) if value > 0 else "ok"
+    if rule.what in ("age", "unchanged"):
+        return f"{value:.1f} s"
+    return number(value) + ("%" if rule.what == "pressure" or rule.limit.kind == "%" else "")

@@ -1,0 +1,290 @@
+"""Redis, bounded in everything. The only module that imports redis, and it does so late.
+
+For the marker and for the guard. One connection, commands and replies as they are: neither needs
+the pools, retries and helpers around them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+Reply = Any  # bytes, int, None, a list of these, or Refused
+
+
+class Unavailable(Exception):
+    """Redis could not be reached, did not answer in time, or is not ready to."""
+
+
+class Refused(Exception):
+    """Redis answered this command with an error."""
+
+
+class Settings:
+    """Where Redis is and how to get in, from a plan's or the guard's options."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self.url = options.get("redis.url", DEFAULT_URL)
+        text = options.get("redis.timeout_ms", "")
+        self.timeout = int(text) / 1000 if text.isdigit() and len(text) < 7 else 0.5
+        self.username = options.get("redis.username", "")
+        self.password_file = options.get("redis.password_file", "")
+        self.sentinels = options.get("redis.sentinel", "").split()
+        self.master = options.get("redis.master", "")
+        self.files = {
+            name: options[key]
+            for key, name in (
+                ("redis.ca_file", "ssl_ca_certs"),
+                ("redis.cert_file", "ssl_certfile"),
+                ("redis.key_file", "ssl_keyfile"),
+            )
+            if options.get(key)
+        }
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.url.startswith("rediss:")
+
+    def loadable(self) -> bool:
+        """False if this process has loaded redis-py without TLS, which is now asked for."""
+        loaded = sys.modules.get("redis.connection")
+        return not self.tls or loaded is None or getattr(loaded, "ssl", None) is not None
+
+    def server(self) -> str:
+        """Where Redis is, for people: without a password."""
+        if self.sentinels:
+            return f"master {self.master} by Sentinel {' '.join(self.sentinels)}"
+        scheme, _, rest = self.url.partition("://")
+        rest = rest.partition("?")[0]
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+class Client:
+    """One connection to Redis. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect. Raises Unavailable, with the reason as one line."""
+        self.address = settings.server()
+        with _translated():
+            _load(settings.tls)
+            self._connection = self._connect(settings)
+
+    def _connect(self, settings: Settings) -> Any:
+        arguments = _arguments(settings)
+        for host, port in _addresses(settings, arguments):
+            connection = _made({**arguments, **({"host": host, "port": port} if host else {})})
+            try:
+                connection.connect()
+                if host:
+                    self.address = f"{host}:{port}"
+                    _need_master(connection)
+                return connection
+            except Exception:
+                connection.disconnect()
+                raise
+        raise Unavailable(f"no Sentinel knows a master {settings.master!r}")
+
+    def ask(self, *commands: tuple[str | bytes | int, ...]) -> list[Reply]:
+        """Send commands in one go; a reply each, Refused where it is an error.
+
+        Raises Unavailable; the connection is of no use after that.
+        """
+        with _translated():
+            connection = self._connection
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [self._reply() for _ in commands]
+
+    def _reply(self) -> Reply:
+        import redis
+
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            return Refused(_one_line(error))
+
+    def read(self) -> Reply:
+        """The next message of a subscription. Raises Unavailable."""
+        with _translated():
+            return self._reply()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something comes within that time. Raises Unavailable."""
+        with _translated():
+            return bool(self._connection.can_read(timeout=max(seconds, 0)))
+
+    def close(self) -> None:
+        """Close the connection. Raises nothing."""
+        try:
+            self._connection.disconnect()
+        except Exception:
+            return
+
+
+def exchange(options: Mapping[str, str], *commands: tuple[str, ...]) -> list[Reply]:
+    """Connect, send commands, take the replies, close. Raises Unavailable, Refused."""
+    client = Client(Settings(options))
+    try:
+        replies = client.ask(*commands)
+    finally:
+        client.close()
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+    return replies
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    """What redis-py's connection classes want to know."""
+    from redis import connection
+
+    parse_url: Any = connection.parse_url  # it has no types
+    found: dict[str, Any] = dict(parse_url(settings.url))
+    limits = ("socket_timeout", "socket_connect_timeout")
+    found |= dict.fromkeys(limits, settings.timeout)
+    if "path" in found:
+        del found["socket_connect_timeout"]  # not known to redis-py 4 for a socket file
+    if settings.username:
+        found["username"] = settings.username
+    if settings.password_file:
+        found["password"] = password(settings.password_file)
+    if settings.tls:
+        found |= {"ssl_check_hostname": True, **settings.files}
+    return found
+
+
+def _made(arguments: dict[str, Any]) -> Any:
+    from redis.connection import Connection
+
+    rest = dict(arguments)
+    kind = rest.pop("connection_class", Connection)
+    try:
+        return kind(protocol=2, **rest)  # the subscription below is read as RESP2 has it
+    except TypeError:  # redis-py 4 knows no other
+        return kind(**rest)
+
+
+def _addresses(settings: Settings, arguments: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The master that each Sentinel names, as they are asked in turn; ("", 0) without Sentinel.
+
+    Only the first that names one is followed: the others are asked if it knows none.
+    """
+    if not settings.sentinels:
+        yield "", 0
+        return
+    limits = {k: v for k, v in arguments.items() if k.startswith(("socket_", "ssl_", "connection"))}
+    problem: Exception | None = None
+    for sentinel in settings.sentinels:
+        host, _, port = sentinel.rpartition(":")
+        connection = _made({**limits, "host": host.strip("[]"), "port": int(port)})
+        try:
+            connection.connect()
+            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", settings.master)
+            answer = connection.read_response()
+        except Exception as error:
+            problem = error
+            continue
+        finally:
+            connection.disconnect()
+        if answer:
+            yield answer[0].decode(), int(answer[1])
+            return
+    if problem is not None:
+        raise problem
+
+
+def _need_master(connection: Any) -> None:
+    """Raises Unavailable if Sentinel has not noticed yet that this one is no master any more."""
+    connection.send_command("ROLE")
+    role = connection.read_response()[0].decode()
+    if role != "master":
+        raise Unavailable(f"{connection.host}:{connection.port} is a {role}, not the master")
+
+
+def password(path: str) -> str:
+    """The password in that file. Raises Unavailable if others than root could have it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from None
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Unavailable(f"{path} is not a regular file")
+        if status.st_uid != 0 or status.st_mode & 0o077:
+            raise Unavailable(f"{path} must be root's and mode 0600: chown root, chmod 600")
+        return file.read(4096).rstrip("\r\n")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Whatever redis-py raises is Unavailable: it trusts its peer, so it may be anything."""
+    try:
+        yield
+    except (Unavailable, Refused):
+        raise
+    except Exception as error:
+        raise Unavailable(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+# redis-py imports asyncio and OpenSSL whether they are used or not: 6 MB and a tenth of a second.
+# Both are optional to it or can be: without TLS they are kept out while it is imported.
+
+_ASYNCIO = "redis.asyncio"
+_OPENSSL = ("ssl", "_ssl", "_hashlib")
+
+
+class _Nothing(types.ModuleType):
+    """A module that has any name in it, as long as nobody uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
+def _has_tls() -> bool:
+    return sys.modules.get("ssl") is not None
+
+
+_loading = threading.Lock()
+
+
+def _load(tls: bool) -> None:
+    with _loading:
+        if "redis.client" not in sys.modules:
+            _load_redis(tls)
+
+
+def _load_redis(tls: bool) -> None:
+    if not tls and not _has_tls():
+        try:
+            _load_slim()
+            return
+        except Exception:  # a version of redis-py that does need them
+            for name in [name for name in sys.modules if name.partition(".")[0] == "redis"]:
+                del sys.modules[name]
+    import redis  # noqa: F401
+
+
+def _load_slim() -> None:
+    blocked: dict[str, Any] = {name: None for name in _OPENSSL if name not in sys.modules}
+    blocked[_ASYNCIO] = _Nothing(_ASYNCIO)
+    sys.modules.update(blocked)
+    try:
+        import redis  # noqa: F401
+    finally:
+        for name, placed in blocked.items():
+            if sys.modules.get(name, 0) is placed:
+                del sys.modules[name]

@@ -1,0 +1,425 @@
+"""The guard on real hosts with a real Redis: what it acts on, and what it must not act on."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from faults.pressure import PRESSURE_FAULTS
+from guarding import NOTICED, STATE, UNIT, WATCHER, Guarded, condition
+from host import Host
+from kinds import FOUR, REDIS
+from product import USAGE, Ess
+from trading import FLAG, Trading
+from waiting import hold, wait_until
+
+PORTFOLIO, EQUITY = "quantum:state:portfolio", "quantum:equity:current"
+STILL_BREACHED = 11
+NEVER = 1.5  # seconds: some polls and repeats, in which a mistake would show
+
+
+def now() -> int:
+    """Epoch seconds, as the applications write them."""
+    return int(time.time())
+
+
+def test_every_kind_of_value(trading: Trading) -> None:
+    """Each fires on a real breach and not on one bad sample; hash, JSON and plain text alike."""
+    guard = Guarded(trading.host)
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.01", "timestamp", now())
+    guard.redis("SET", "json", json.dumps({"risk": [{"drawdown": 0.01}]}))
+    guard.redis("HSET", EQUITY, "equity", 100000)
+    guard.redis("SET", "beat", now())
+    guard.redis("SET", "counter", 1)
+    guard.redis("SET", "alive", 1)
+    guard.configure(
+        condition("hash", redis=PORTFOLIO, field="drawdown", limit="> 0.05", samples=2),
+        condition("text", redis="json", field="risk.0.drawdown", limit="> 0.05", samples=2),
+        condition("drop", redis=EQUITY, field="equity", measure="drop", limit=">= 3%", samples=1),
+        condition("age", redis="beat", measure="age", limit="> 3600s"),
+        condition("stuck", redis="counter", measure="unchanged", limit="> 1h"),
+        condition("gone", redis="alive", measure="missing", lasting="2s"),
+        repeat="1h",  # so that a sample is a write, however long this machine takes between two
+    )
+    assert {row["state"] for row in guard.rows().values()} == {"fine"}
+    assert guard.state()["redis"]["push"], guard.state()["redis"]
+
+    # One bad sample each, mended before the next.
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.9")
+    guard.redis("SET", "json", json.dumps({"risk": [{"drawdown": 0.9}]}))
+    guard.redis("HSET", EQUITY, "equity", 1000000)
+    guard.wait("hash", state="breached")
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.02")
+    guard.redis("SET", "json", json.dumps({"risk": [{"drawdown": 0.02}]}))
+    guard.redis("HSET", EQUITY, "equity", 100000)
+    guard.redis("DEL", "alive")
+    guard.wait("gone", state="breached")
+    guard.redis("SET", "alive", 1)
+    for bad in ("nan", "inf", "lots", ""):
+        guard.redis("HSET", PORTFOLIO, "drawdown", bad)
+        assert guard.wait("hash", state="unknown")["problem"]
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.02")
+    hold(guard.latched, NEVER, "an activation by one bad sample")
+
+    # And what must act. The Redis side of each breach, and of its end.
+    breaches = {
+        "hash": (("HSET", PORTFOLIO, "drawdown", "0.12"), ("HSET", PORTFOLIO, "drawdown", "0.01")),
+        "text": (
+            ("SET", "json", '{"risk": [{"drawdown": 0.12}]}'),
+            ("SET", "json", '{"risk": [{"drawdown": 0}]}'),
+        ),
+        "drop": (("HSET", EQUITY, "equity", 96000), ("HSET", EQUITY, "equity", 100000)),
+        "age": (("SET", "beat", now() - 4000), ("SET", "beat", now())),
+        "gone": (("DEL", "alive"), ("SET", "alive", 1)),
+    }
+    for name, (breach, end) in breaches.items():
+        guard.redis(*breach)
+        if name in ("hash", "text", "age"):
+            guard.wait(name, state="breached")
+            assert not guard.latched()
+            guard.redis(*breach)
+        reason = guard.wait_fired(name)
+        if name == "hash":
+            assert reason == f"condition hash: {PORTFOLIO} drawdown 0.12 > 0.05"
+        guard.redis(*end)
+        guard.calm(name)
+    assert trading.alive() == list(FOUR)
+    messages = guard.ess.messages()
+    assert messages.count("ESS ACTIVATION COMPLETE") == len(breaches)
+
+
+def test_what_systemd_and_the_kernel_say(trading: Trading) -> None:
+    """Without Redis: restarts, a failed unit, a kept unit that is down, pressure."""
+    host = trading.host
+    guard = Guarded(host)
+    host.write_file(
+        "/etc/systemd/system/weak.service",
+        "[Service]\nExecStart=/bin/sleep 999\n"
+        "Restart=always\nRestartSec=0\n[Unit]\nStartLimitIntervalSec=0\n",
+    )
+    host.write_file("/etc/systemd/system/job.service", "[Service]\nExecStart=/bin/sleep 999\n")
+    host.sh("systemctl daemon-reload; systemctl start weak job; systemctl stop redis-server")
+    guard.configure(
+        condition("restarts", unit="weak", measure="restarts", limit="> 2", window="1min"),
+        condition("failed", unit="job", lasting="500ms"),
+        condition("down", unit="grafana-server", measure="down", lasting="1s"),
+        condition("typo", unit="grafana-serve", lasting="1s"),
+        condition("pressure", pressure="io", limit=">= 100%", lasting="1s"),
+    )
+    assert "not-found" in guard.wait("typo", state="unknown")["problem"]
+    assert guard.state()["redis"] is None, "nothing is read there"
+    host.sh("systemctl kill -s KILL weak")
+    guard.wait("restarts", value=1.0)
+    hold(guard.latched, NEVER, "an activation by one restart")
+    for count in (2.0, 3.0):
+        host.sh("systemctl kill -s KILL weak")
+        guard.wait("restarts", value=count) if count < 3 else None
+    guard.wait_fired("restarts")
+    refused = guard.ess("deactivate", check=False)
+    assert refused.returncode == STILL_BREACHED and "restarts" in refused.stderr
+    guard.ess("deactivate", "--override", "--reason", "weak is mended")
+    host.sh("systemctl kill -s KILL job")
+    guard.wait_fired("failed")
+    host.sh("systemctl reset-failed job; systemctl start job")
+    guard.calm("failed")
+    host.run("systemctl", "stop", "grafana-server")
+    guard.wait_fired("down")
+    host.run("systemctl", "start", "grafana-server")
+    guard.calm("down")
+    # Whatever else this machine does is pressure: the limit is what is made to be crossed.
+    guard.configure(condition("pressure", pressure="cpu", limit="> 0%", lasting="1s"))
+    row = guard.wait("pressure")
+    if row["value"] == 0:
+        host.sh("for n in 1 2 3 4 5 6; do timeout 12 sh -c 'while :; do :; done' & done")
+    guard.wait_fired("pressure", 20)
+
+
+def test_neither_a_restart_of_redis_nor_its_own_start_is_a_breach(trading: Trading) -> None:
+    host = trading.host
+    guard = Guarded(host)
+    guard.redis("CONFIG", "SET", "save", "")
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.12")
+    guard.redis("SET", "alive", 1)
+    rules = (
+        condition("drawdown", redis=PORTFOLIO, field="drawdown", limit="> 0.05", lasting="4s"),
+        condition("alive", redis="alive", measure="missing", lasting="4s"),
+    )
+    guard.configure(*rules, redis_down="activate", redis_down_for="20s", unknown="activate")
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.01")
+    host.sh("systemctl restart quantum-ess-guard")
+    guard.redis("SET", "alive", 1)
+    guard.wait("drawdown", state="fine")
+
+    # Redis comes back empty; the applications write again within a second.
+    host.sh("systemctl restart redis-server")
+    guard.wait("alive", state="breached")
+    guard.redis("SET", "alive", 1)
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.01")
+    guard.wait("alive", state="fine")
+    guard.wait("drawdown", state="fine")
+    hold(guard.latched, NEVER, "an activation by a restart")
+
+    # The marker: renewed while latched whatever Redis forgets, gone after the release.
+    guard.ess("activate")
+    guard.ess.wait_complete()
+    since = guard.ess.status()["since"]
+    for forget in ("redis-cli FLUSHALL", "systemctl restart redis-server"):
+        host.sh(forget)
+        wait_until(lambda: guard.redis("GET", "quantum:ess:active") == since, 10, "the marker")
+    assert guard.redis("TTL", "quantum:ess:active") == "-1"
+    guard.redis("SET", "alive", 1)
+    guard.redis("HSET", PORTFOLIO, "drawdown", "0.01")
+    guard.wait("alive", state="fine")
+    guard.ess("deactivate")
+    assert guard.redis("EXISTS", "quantum:ess:active") == "0"
+    guard.redis("SET", "quantum:ess:active", since)  # as a failover that lost the deletion
+    wait_until(lambda: guard.redis("EXISTS", "quantum:ess:active") == "0", 10, "its removal")
+
+    # And what is configured to act on Redis's absence does.
+    guard.configure(*rules, redis_down="activate", redis_down_for="2s")
+    with host.frozen(*host.processes(REDIS)):
+        wait_until(lambda: guard.latched(), 20, "redis-down to act")
+    guard.wait_fired("redis-down")
+
+
+def test_the_marker_is_renewed_without_a_guard(trading: Trading) -> None:
+    guard = Guarded(trading.host)
+    guard.ess("activate")
+    guard.ess.wait_complete()
+    seen = "/run/quantum-ess/marker-seen"
+    wait_until(lambda: trading.host.exists(seen), 10, "the watch's first look")
+    guard.redis("FLUSHALL")
+    trading.host.run("touch", "-d", "-2 minutes", seen)
+    since = guard.ess.status()["since"]
+    wait_until(lambda: guard.redis("GET", "quantum:ess:active") == since, 15, "the marker")
+
+
+def test_deactivation_knows_the_guard(trading: Trading) -> None:
+    host = trading.host
+    guard = Guarded(host)
+    guard.redis("SET", "risk", 1)
+    guard.configure(condition("risk", redis="risk", limit="> 10", samples=1, rearm_after="healthy"))
+    guard.redis("SET", "risk", 42)
+    guard.wait_fired("risk")
+    trading.assert_inactive()
+    listed = guard.ess("status").stdout
+    assert "risk 42 " in listed and "limit > 10" in listed and "tripped" in listed, listed
+
+    said = guard.ess("deactivate", "--reason", "please", check=False)
+    assert said.returncode == STILL_BREACHED
+    assert "risk 42 > 10" in said.stderr and "--override" in said.stderr
+    assert guard.ess("deactivate", "--override", check=False).returncode == USAGE
+    assert guard.latched()
+
+    # With the guard dead the command looks by itself.
+    host.run("systemctl", "stop", WATCHER, UNIT)
+    said = guard.ess("deactivate", check=False)
+    assert said.returncode == STILL_BREACHED
+    assert "risk 42 > 10" in said.stderr and "the guard: stopped" in said.stderr, said.stderr
+    host.run("systemctl", "start", WATCHER)
+    guard.wait("risk", state="breached", tripped=True)
+    assert guard.ess("deactivate", check=False).returncode == STILL_BREACHED
+
+    guard.ess("deactivate", "--override", "--reason", "the feed is wrong")
+    (entry,) = guard.ess.named("override")
+    assert "risk 42 > 10" in entry["MESSAGE"] and entry["ESS_REASON"] == "the feed is wrong"
+    guard.wait("risk", state="breached", armed=False)
+    hold(guard.latched, NEVER, "flapping")
+    host.run("systemctl", "restart", UNIT)
+    guard.wait("risk", state="breached", armed=False)
+    hold(guard.latched, NEVER, "flapping after a restart of the guard")
+    guard.redis("SET", "risk", 1)
+    guard.wait("risk", state="fine", armed=True)
+    guard.redis("SET", "risk", 43)
+    guard.wait_fired("risk")
+
+    # Removing the flag releases whatever the guard thinks; it does not act again until healthy.
+    host.run("rm", FLAG)
+    guard.ess.wait_event("released", 2)
+    guard.wait("risk", state="breached", armed=False)
+    assert guard.ess.named("guard-released")
+
+
+def test_its_death_is_noticed_and_touches_nothing(trading: Trading) -> None:
+    """SIGKILL, SIGSTOP, no memory: status says so, the flag works, it comes back."""
+    host = trading.host
+    guard = Guarded(host)
+    guard.redis("SET", "risk", 1)
+    guard.configure(condition("risk", redis="risk", limit="> 10", samples=1))
+    assert guard.ess.status()["guard"]["state"] == "running"
+
+    (stopped,) = host.processes(UNIT)
+    pid = host.main_pid(UNIT)
+    os.kill(stopped, signal.SIGSTOP)  # it will not live to be continued
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    wait_until(lambda: host.main_pid(UNIT) not in (0, pid), NOTICED, "the watchdog")
+    guard.ess.wait_complete()
+    assert guard.ess.status()["trigger"] == "flag"
+    guard.wait("risk", state="fine")
+    guard.ess("deactivate")
+    assert "watchdog" in guard.ess.wait_event("guard-ended")[0]["MESSAGE"]
+
+    # Stopped for good, were there no watchdog: status says that nothing is heard of it.
+    host.sh(f"mkdir -p /run/systemd/system/{UNIT}.d")
+    host.sh(f"printf '[Service]\\nWatchdogSec=0\\n' >/run/systemd/system/{UNIT}.d/test.conf")
+    host.sh(f"systemctl daemon-reload; systemctl restart {UNIT}")
+    guard.wait("risk", state="fine")
+    with host.frozen(*host.processes(UNIT)):
+        silent = "Warning:   the guard: no sign of life for"
+        wait_until(lambda: silent in guard.ess("status").stdout, NOTICED, "status to say so")
+    host.sh(f"rm /run/systemd/system/{UNIT}.d/test.conf; systemctl daemon-reload")
+    host.run("systemctl", "restart", UNIT)
+
+    host.sh(f"systemctl kill -s KILL {UNIT}")
+    guard.ess.wait_event("guard-ended", 2)
+    wait_until(lambda: guard.ess.status()["guard"]["state"] == "running", NOTICED, "a new guard")
+
+    # The host's memory is full, and then the guard itself gets none at all.
+    (full,) = (fault for fault in PRESSURE_FAULTS if fault.name == "out of memory")
+    with full.made(host):
+        pull = trading.pull("flag")
+        trading.assert_stopped(pull.time)
+    wait_until(lambda: guard.ess.status()["guard"]["state"] == "running", 20, "a living guard")
+    guard.ess.wait_complete()
+    guard.ess("deactivate")
+    died = len(guard.ess.named("guard-ended"))
+    host.sh(f"printf '[Service]\\nLimitAS=24M\\n' >/run/systemd/system/{UNIT}.d/test.conf")
+    host.sh(f"systemctl daemon-reload; systemctl kill -s KILL {UNIT}")
+    guard.ess.wait_event("guard-ended", died + 2, NOTICED)
+    wait_until(lambda: guard.ess.status()["guard"]["state"] != "running", NOTICED, "status")
+    assert "Warning:   the guard:" in guard.ess("status").stdout
+    pull = trading.pull("flag")
+    trading.assert_stopped(pull.time)
+    host.sh(f"rm /run/systemd/system/{UNIT}.d/test.conf; systemctl daemon-reload")
+    wait_until(lambda: guard.ess.status()["guard"]["state"] == "running", NOTICED, "a new guard")
+    guard.ess.wait_idle(20)
+    guard.ess("deactivate")
+
+    # And it works as before: a breach still stops.
+    guard.wait("risk", state="fine")
+    guard.redis("SET", "risk", 11)
+    guard.wait_fired("risk")
+
+
+def test_shadow_mode_check_and_daemon(trading: Trading) -> None:
+    host = trading.host
+    guard = Guarded(host)
+    ess = guard.ess
+    assert not host.exists(STATE) and host.unit_state(UNIT) == "inactive", "nothing to guard"
+    assert "off" in ess("status").stdout and ess.status()["guard"]["state"] == "off"
+    guard.redis("SET", "risk", 1)
+    guard.redis("SET", "old", now())
+    risk = condition("risk", redis="risk", limit="> 10", samples=1)
+    age = condition("old", redis="old", measure="age", limit="> 5min")
+    guard.configure(risk, age, mode="shadow")
+    table = ess("guard", "--check")
+    assert re.search(r"^risk +shadow +fine +risk 1 +limit > 10$", table.stdout, re.M)
+    guard.redis("SET", "risk", 11)
+    guard.redis("SET", "old", now() + 500)
+    assert "ahead of ours" in guard.wait("old", state="unknown")["problem"]
+    (told,) = ess.wait_event("guard-shadow")
+    assert "WOULD ACTIVATE: condition risk: risk 11 > 10" in told["MESSAGE"]
+    assert not guard.latched()
+    done = ess("guard", "--check", check=False)
+    assert done.returncode == STILL_BREACHED and "breached" in done.stdout
+    assert guard.state()["last"]["did"] == "would activate"
+
+    # A second one is refused; by hand and detached it does the same as the service.
+    assert "running already" in ess("guard", check=False).stderr
+    host.run("systemctl", "stop", WATCHER, UNIT)
+    ess("guard", "--daemon")
+    pid = wait_until(lambda: host.read_file("/run/quantum-ess/guard.pid").strip(), 10, "a daemon")
+    guard.wait("risk", state="breached")
+    where = host.sh(f"readlink /proc/{pid}/cwd /proc/{pid}/fd/0 /proc/{pid}/fd/2; ps -o tty= {pid}")
+    assert where.split() == ["/", "/dev/null", "/dev/null", "?"]
+    assert "0022" in host.sh(f"grep Umask /proc/{pid}/status")
+    host.run("kill", pid)
+    wait_until(lambda: guard.state().get("stopped"), 10, "its end")
+    assert host.read_file("/run/quantum-ess/guard.pid") == ""
+
+
+FAULTS = {
+    "hung": None,
+    "silent": "",
+    "errors": "-ERR unknown command",
+    "loading": "-LOADING Redis is loading the dataset in memory",
+    "garbage": "HTTP/1.1 400 Bad Request",
+    "full": "full",
+    "lies": ":1",
+}
+
+
+def test_a_broken_redis_neither_stops_nor_delays_anything(trading: Trading) -> None:
+    """Each fault of the fault matrix: values are unknown, the loop lives, the flag is as quick."""
+    from faults.fault import hung, meanwhile
+    from faults.services import FAKE
+
+    host = trading.host
+    guard = Guarded(host)
+    guard.redis("SET", "risk", 1)
+    guard.configure(
+        condition("risk", redis="risk", limit="> 10", samples=1),
+        condition("alive", redis="risk", measure="missing", lasting="1s"),
+        unknown="activate",
+        unknown_for="30s",
+    )
+    program = FAKE.replace("'", "'\\''")
+    for name, reply in FAULTS.items():
+        fault = hung(REDIS)
+        if reply is not None:
+            host.run("systemctl", "stop", REDIS)
+            fault = meanwhile(f"exec python3 -c '{program}' '{reply}'", until="ready")
+        with fault(host):
+            guard.wait("risk", 15, state="unknown")
+            hold(guard.latched, 0.5, f"an activation by {name}")
+            began = guard.state()["boottime"]
+            wait_until(lambda b=began: guard.state()["boottime"] > b, 5, "a living loop")  # type: ignore[misc]
+            if name == "hung":
+                pull = trading.pull("flag")
+                trading.assert_stopped(pull.time)
+                assert trading.last_sign_of_life() - pull.time < 500_000_000
+        if reply is not None:
+            host.run("systemctl", "start", REDIS)
+            guard.redis("SET", "risk", 1)
+        guard.wait("risk", 15, state="fine")
+        if guard.latched():
+            guard.ess.wait_idle(20)
+            guard.ess("deactivate")
+    guard.redis("SET", "risk", 11)
+    guard.wait_fired("risk")
+
+
+@pytest.mark.parametrize("mistake", ["never"])
+def test_a_condition_that_can_never_fire(host: Host, mistake: str) -> None:
+    ess = Ess(host)
+    ess.configure(condition(mistake, pressure="memory", limit="> 100%", lasting="1s"))
+    assert "test.conf:3: [condition never] > 100% can never be true" in ess("status").stdout
+    assert not host.exists("/run/quantum-ess/guard-plan")
+
+
+def test_a_user_with_a_password_and_a_socket(trading: Trading) -> None:
+    """An ACL user that may not ask for changes, by a socket file; the password only for root."""
+    host = trading.host
+    guard = Guarded(host)
+    host.sh("echo 'unixsocket /run/redis/guard.sock' >>/etc/redis/redis.conf")
+    host.run("systemctl", "restart", REDIS)
+    guard.redis("ACL", "SETUSER", "guard", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
+    guard.redis("SET", "risk", 1)
+    host.write_file("/etc/quantum-ess/redis.password", "secret\n", 0o644)
+    where = "[redis]\nurl = unix:///run/redis/guard.sock\nusername = guard\n"
+    where += "password_file = /etc/quantum-ess/redis.password\n"
+    guard.configure(where, condition("risk", redis="risk", limit="> 10", samples=1))
+    redis = guard.state()["redis"]
+    assert redis["state"] == "down" and "mode 0600" in redis["problem"], redis
+    host.run("chmod", "600", "/etc/quantum-ess/redis.password")
+    guard.wait("risk", state="fine")
+    redis = guard.state()["redis"]
+    assert not redis["push"] and "not pushed" in redis["problem"], redis
+    assert "secret" not in host.run("cat", STATE, "/run/quantum-ess/guard-plan").stdout
+    guard.redis("SET", "risk", 11)
+    guard.wait_fired("risk")
+    wait_until(lambda: guard.redis("GET", "quantum:ess:active"), 10, "the marker")

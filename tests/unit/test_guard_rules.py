@@ -1,0 +1,240 @@
+"""Conditions: what the configuration refuses, what is compiled, what Redis's data come to."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from madeup import HERE
+from test_config import Files
+from test_guard_evaluate import fired, rule
+
+from quantum_ess.config import load
+from quantum_ess.guard import rules
+from quantum_ess.guard.condition import Limit, parse_limit
+from quantum_ess.guard.data import Content, Problem, age, number
+from quantum_ess.guard.evaluate import Reading
+from quantum_ess.guard.redissource import reading
+from quantum_ess.guard.rules import Rule
+
+REDIS = "redis = k\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("", "0.conf:1: [condition c] needs exactly one of redis, unit and pressure"),
+        ("redis = k\nunit = u", "0.conf:1: [condition c] needs exactly one of"),
+        (REDIS, "[condition c] needs limit (measure = value)"),
+        (REDIS + "limit = 3", "0.conf:3: limit: expected >, >=, < or <= and a number, not '3'"),
+        (REDIS + "limit = > nan", "0.conf:3: limit: expected a number, a percentage or a time"),
+        (REDIS + "limit = > 1e999", "is too large for a number"),
+        (REDIS + "limit = > 3%", "0.conf:3: [condition c] limit of a value is a number without %"),
+        (REDIS + "limit = > 3s", "limit of a value is a number without unit"),
+        (REDIS + "type = list\nlimit = > 3", "0.conf:3: type: expected auto, hash, json or plain"),
+        (REDIS + "type = hash\nlimit = > 3", "0.conf:3: [condition c] type = hash needs field"),
+        (REDIS + "type = plain\nfield = f\nlimit = > 3", "type = plain has no fields"),
+        (REDIS + "measure = missing", "[condition c] needs for (measure = missing)"),
+        (REDIS + "measure = missing\nfor = 0", "0.conf:4: [condition c] for = 0 would act on a"),
+        (REDIS + "measure = failed\nfor = 1", "measure = failed is not possible with redis"),
+        (REDIS + "measure = age\nlimit = < 5s", "small is good: use > or >="),
+        (REDIS + "measure = age\nlimit = > 5", "limit of measure = age is a time span"),
+        (REDIS + "measure = drop\nlimit = > -3%", "> -3% is always true"),
+        (REDIS + "measure = drop\nlimit = >= 0", ">= 0 is always true"),
+        (REDIS + "limit = > 3\nwindow = 5s", "0.conf:4: [condition c] window has no effect with"),
+        (REDIS + "limit = > 3\nmax_age = 5s", "max_age needs timestamp"),
+        (REDIS + "limit = > 3\nsamples = 0", "samples: expected a number from 1 to 1000, not '0'"),
+        ("unit = u*\nfor = 1", "0.conf:2: [condition c] u*.service is a pattern"),
+        ("unit = u", "needs for (measure = failed)"),
+        ("unit = u\nmeasure = restarts\nlimit = > 3", "needs window (measure = restarts)"),
+        ("unit = u.timer\nmeasure = restarts\nlimit = > 3\nwindow = 5", "only a service restarts"),
+        ("unit = quantum-governor\nmeasure = down\nfor = 1", "0.conf:2: [condition c] quantum-gov"),
+        ("pressure = memory\nlimit = > 100%\nfor = 1", "can never be true: pressure is 0 to 100"),
+        ("pressure = cpu\nshare = full\nlimit = > 1%\nfor = 1", "0.conf:3: [condition c] full can"),
+        ("pressure = memory\nlimit = > 9%", "needs for (measure = pressure)"),
+        (REDIS + "limt = > 3", "'limt' is not a key of [condition]; did you mean 'limit'?"),
+    ],
+)
+def test_refused(files: Files, keys: str, expected: str) -> None:
+    assert expected in files.error(f"[condition c]\n{keys}\n")
+
+
+def test_refused_names_and_redis(files: Files) -> None:
+    errors = files.error("[condition a b]\n[condition redis-down]\nredis = k\nlimit = > 1\n")
+    assert "0.conf:1: 'a b' is not a name" in errors
+    errors = Files(files.directory).error("[condition redis-down]\nredis = k\nlimit = > 1\n")
+    assert "0.conf:1: [condition redis-down] 'redis-down' is the name of" in errors
+    errors = Files(files.directory).error(
+        "[redis]\nsentinel = a:1 b:2\nusername = u\nca_file = /c\ncert_file = /c\n"
+    )
+    for line, text in ((2, "sentinel: needs the name"), (3, "username: needs a password_file")):
+        assert f"0.conf:{line}: {text}" in errors
+    assert "0.conf:4: ca_file: has an effect only with url = rediss:" in errors
+    assert "0.conf:5: cert_file: cert_file and key_file need each other" in errors
+    assert "expected HOST:PORT" in Files(files.directory).error("[redis]\nsentinel = a:0\n")
+
+
+def shipped_examples() -> str:
+    """The shipped file's conditions, in force."""
+    text = (HERE / "etc/quantum-ess.conf").read_text()
+    examples = text[text.index("# Examples") :]
+    return re.sub(r"^#(?=\S)", "", examples, flags=re.M)
+
+
+def test_the_shipped_examples_are_right_once_their_marks_are_gone(files: Files) -> None:
+    found = rules.of(files.load(shipped_examples()))
+    assert [rule.name for rule in found.rules] == [
+        "drawdown",
+        "portfolio-missing",
+        "portfolio-stale",
+        "equity-drop",
+        "governor-restarts",
+        "memory",
+    ]
+    assert rules.parse(rules.text(found)) == found
+    assert {rule.mode for rule in found.rules} == {"shadow"}
+
+
+def test_off_by_default_and_what_comes_of_the_guards_section(files: Files) -> None:
+    assert rules.text(rules.of(load([]))) == ""
+    head = "[guard]\nmode = enforce\nrearm_after = healthy\nunknown = activate\nredis_down = warn\n"
+    made = rules.of(files.load(head + "[condition c]\nredis = k\nlimit = > 1\nfor = 2\n"))
+    one, down = made.rules
+    assert (one.mode, one.unknown, one.samples, one.lasting) == ("enforce", "activate", 1, 2)
+    assert math.isinf(one.rearm_after) and math.isinf(one.window)
+    assert (down.name, down.mode) == ("redis-down", "warn")
+    assert rules.parse(rules.text(made)) == made
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
+def test_damaged_rules_are_a_value_error(text: str) -> None:
+    for content in (text, json.dumps({"version": 1, "poll": text, "rules": [text]})):
+        with pytest.raises(ValueError):
+            rules.parse(content)
+
+
+def test_limits() -> None:
+    assert parse_limit(">=3 %") == Limit(">=", 3, "%")
+    assert parse_limit("<= -1e3") == Limit("<=", -1000)
+    assert parse_limit("> 2min 30s") == Limit(">", 150, "s")
+    held = [(op, value) for op in (">", ">=", "<", "<=") for value in (1, 2, 3)]
+    broken = [pair for pair in held if Limit(pair[0], 2).broken_by(pair[1])]
+    assert broken == [(">", 3), (">=", 2), (">=", 3), ("<", 1), ("<=", 1), ("<=", 2)]
+
+
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "1_0", "1e999", "0x1", "1" * 500])
+def test_no_numbers(text: str) -> None:
+    with pytest.raises(Problem):
+        number(text)
+
+
+def test_times() -> None:
+    assert age("1000", 1010.5) == 10.5
+    assert age("1769559323000", 1769559323 + 3) == 3
+    assert age("2026-01-28T00:15:23Z", 1769559333) == 10
+    assert age("2026-01-28 00:15:23", 1769559333) == 10
+    assert age("2026-01-28T02:15:23+02:00", 1769559333) == 10
+    assert age("1001.9", 1000) == 0, "clocks differ a little"
+    with pytest.raises(Problem, match="from a clock 30 s ahead of ours"):
+        age("1030", 1000)
+    for text in ("", "yesterday", "nan", "1e400"):
+        with pytest.raises(Problem):
+            age(text, 1000)
+
+
+HASH = Content("hash", {"drawdown": "0.1", "timestamp": "1000"})
+TEXT = Content("string", text='{"drawdown": 0.1, "timestamp": 1000, "a": [{"b": 7}], "x": null}')
+BASE = Reading(5.0)
+
+
+@pytest.mark.parametrize("content", [HASH, TEXT])
+def test_a_hash_and_a_json_string_are_alike(content: Content) -> None:
+    one = rule(field="drawdown", timestamp="timestamp", max_age=30.0)
+    assert reading(one, content, BASE, 1010.0)[1:3] == (0.1, "")
+    assert reading(one, content, BASE, 1010.0).age == 10
+    assert reading(one, content, BASE, 1031.0).problem == "is 31 s old"
+    assert "ahead of ours" in reading(one, content, BASE, 900.0).problem
+    assert reading(rule(field="no"), content, BASE, 0).problem == "is not there"
+    assert reading(rule("missing", field="no"), content, BASE, 0).value == 1
+    assert reading(rule("missing", field="drawdown"), content, BASE, 0).value == 0
+    assert reading(rule("missing"), content, BASE, 0).value == 0
+
+
+def test_paths_into_json_and_what_is_no_number_there() -> None:
+    assert reading(rule(field="a.0.b"), TEXT, BASE, 0).value == 7
+    for path, said in (("a", "not a number"), ("x", "is null"), ("a.1.b", "not there")):
+        assert said in reading(rule(field=path), TEXT, BASE, 0).problem
+    deep = Content("string", text="[" * 100000)
+    assert reading(rule(field="a"), deep, BASE, 0).problem == "is not JSON"
+    assert reading(rule(), Content("list"), BASE, 0).problem == "is a list"
+    assert reading(rule(), Content("none"), BASE, 0).problem == "is not there"
+    assert reading(rule(type="hash", field="a"), TEXT, BASE, 0).problem == "is a string, not hash"
+    assert reading(rule("missing"), Content("none"), BASE, 0).value == 1
+    assert reading(rule("missing"), Content("secret: NOPERM"), BASE, 0).value is None
+
+
+# A day of portfolio states, one every 5 s, in which three things happen.
+
+CRASH, TICK, GAP = 9000, 4000, range(12000, 12040)
+
+
+def day(seed: int) -> list[dict[str, str]]:
+    """Equity by a random walk; a bad tick, a time in which nobody writes, and a crash."""
+    dice = random.Random(seed)
+    equity, peak, states = 1e5, 1e5, []
+    for step in range(17280):
+        equity *= 1 + dice.gauss(0, 2e-5) - (0.004 if CRASH <= step < CRASH + 12 else 0)
+        peak = max(peak, equity)
+        shown = equity if step != TICK else equity * 0.4
+        states.append(
+            {
+                "timestamp": str(1.77e9 + 5 * (step if step not in GAP else GAP.start - 1)),
+                "equity_usd": f"{shown:.2f}",
+                "drawdown": f"{1 - shown / peak:.6f}",
+            }
+        )
+    return states
+
+
+@pytest.mark.parametrize("as_hash", [True, False])
+def test_a_day_of_portfolio_states(as_hash: bool) -> None:
+    states = day(7)
+    wall = [1.77e9 + 5 * step for step in range(len(states))]
+    assert len(states) * 5 == 86400
+
+    def readings(rule: Rule) -> list[Reading]:
+        made, before = [], None
+        for step, state in enumerate(states):
+            text = json.dumps({key: float(value) for key, value in state.items()})
+            content = Content("hash", state) if as_hash else Content("string", text=text)
+            base = Reading(5.0 * step, fresh=content != before, first=not step)
+            made.append(reading(rule, content, base, wall[step]))
+            before = content
+        return made
+
+    drop = rule("drop", ">= 3%", field="equity_usd", samples=2, window=300.0)
+    seen = fired(drop, readings(drop))
+    falls = [
+        step
+        for step in range(1, len(states))
+        if float(states[step]["equity_usd"])
+        <= 0.97 * max(float(s["equity_usd"]) for s in states[max(0, step - 59) : step + 1])
+    ]
+    assert TICK in falls and seen[0] == next(s for s in falls if s > TICK and s - 1 in falls)
+    assert CRASH < seen[0] < CRASH + 12
+    stale = rule("age", "> 60s", field="timestamp", samples=1)
+    assert fired(stale, readings(stale))[0] == GAP.start - 1 + 13
+    doubt = rule(field="drawdown", timestamp="timestamp", max_age=60.0, unknown_for=30.0)
+    assert GAP.start - 1 + 13 + 6 in fired(doubt, readings(doubt))
