@@ -15,7 +15,8 @@ VENV := .venv/bin
 SOURCES := $(shell find debian etc man monitoring quantum_ess tests/unit pyproject.toml \
 	-name __pycache__ -prune -o -print)
 SHELL_SCRIPTS := $(filter-out %/controller,$(wildcard quantum_ess/libexec/*)) \
-	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run archive/apt-repo
+	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run $(wildcard archive/*) \
+	$(filter-out %/control,$(wildcard debian/tests/*))
 
 BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev fakeroot \
 	pybuild-plugin-pyproject python3-all python3-daemon python3-hypothesis python3-jeepney \
@@ -172,6 +173,13 @@ fuzz: setup  ## fuzzers of all that is read from outside, with their counts
 	awk '/(Test case|Trying [a-z ]*example): / {n++} END {print n " examples; the rest is in dist/fuzz.log"}' dist/fuzz.log
 	tail -n 1 dist/fuzz.log
 	exit $$status
+
+# From a tree that is what git has, so that a release can be made again.
+.PHONY: release
+release: root  ## all checks, then packages, repository, checksums, SBOM and notes in dist/release (root)
+	@[[ -z $$(git status --porcelain) ]] || { git status --short >&2; echo "make release: the tree is not clean" >&2; exit 1; }
+	$(MAKE) --no-print-directory test test-packaging apt-repo
+	archive/release dist/release
 
 .PHONY: faults
 faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smoke": the key cells)

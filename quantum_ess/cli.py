@@ -15,14 +15,13 @@ from quantum_ess.group import DRILL, TRADING, Group
 if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
 
+DESCRIPTION = "Emergency stop for the trading services of a systemd host."
 EPILOG = "With no command, status is printed. Exit statuses and files: man quantum-ess"
 
 
 def build() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="quantum-ess", description="Emergency stop for trading services.", epilog=EPILOG
-    )
+    parser = argparse.ArgumentParser(prog="quantum-ess", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"quantum-ess {__version__}")
     parser.add_argument("--group", choices=("drill",), help=argparse.SUPPRESS)  # `drill` gives it
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -79,6 +78,10 @@ def build() -> argparse.ArgumentParser:
         trial.add_argument(more[0], action="store_true", help=more[1])
     owed = commands.add_parser("work", description="Do what a transition owes (its services do).")
     owed.add_argument("kind", choices=("hooks", "notify"))
+    old = commands.add_parser("migrate", help="take over from an older, hand-copied installation")
+    how = old.add_mutually_exclusive_group()
+    how.add_argument("--apply", action="store_true", help="do what is shown without it")
+    how.add_argument("--undo", action="store_true", help="put back what --apply took away")
     commands.add_parser("tend", description="Deliver what is still owed (the watch timer does).")
     return parser
 
@@ -108,6 +111,8 @@ def main(argv: list[str]) -> int:
         from quantum_ess import trials
 
         return trials.command(args)
+    if args.command == "migrate":
+        return take_over(args.apply, args.undo)
     if args.command == "tend":
         return tend(group)
     if args.command == "work":
@@ -275,6 +280,15 @@ def show_metrics(write: bool) -> int:
     except OSError as error:
         raise Failed(f"metrics not written: {error.filename}: {error.strerror}") from None
     return 0
+
+
+def take_over(apply: bool, undo: bool) -> int:
+    """Show what an older installation has left; move it away or back. Raises EssError."""
+    if apply or undo:
+        need_root(f"migrate {'--apply' if apply else '--undo'}")
+    from quantum_ess import migrate
+
+    return migrate.run(apply, undo)
 
 
 def tend(group: Group) -> int:

@@ -7,6 +7,7 @@ Each command gets mount, network and PID namespaces of its own, so no mount and 
 outlive it; what it writes is there for the next one.
 """
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -29,7 +30,11 @@ class Chroot:
 
     def __enter__(self) -> Self:
         cache_directory().mkdir(parents=True, exist_ok=True)
-        self.place = Path(tempfile.mkdtemp(prefix="chroot.", dir=cache_directory()))
+        for left in cache_directory().glob("chroot.*"):  # of a process that was killed
+            if not Path("/proc", left.name.split(".")[1]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        prefix = f"chroot.{os.getpid()}."
+        self.place = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_directory()))
         for part in ("up", "work", "root"):
             (self.place / part).mkdir()
         return self
@@ -46,17 +51,8 @@ class Chroot:
         """Where a file that a command has written lies outside."""
         return self.place / "up" / path.lstrip("/")
 
-    def run(
-        self,
-        script: str,
-        check: bool = True,
-        timeout: float = 900,
-        env: Mapping[str, str] | None = None,
-    ) -> str:
-        """Run a shell script that ends at its first error; what it printed, stderr included.
-
-        Raises CommandFailed with all of that if its exit status is not 0 and `check` is set.
-        """
+    def command(self, *argv: str, env: Mapping[str, str] | None = None) -> list[str]:
+        """The command line outside that runs `argv`, and what is appended to it, in the chroot."""
         root = shlex.quote(str(self.place / "root"))
         layers = f"lowerdir={self.tree},upperdir={self.place}/up,workdir={self.place}/work"
         binds = "".join(
@@ -71,10 +67,23 @@ class Chroot:
         clean = {"PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"} | dict(env or {})
         clean.setdefault("DEBIAN_FRONTEND", "noninteractive")
         words = [f"{name}={value}" for name, value in clean.items()]
-        inner = shlex.join(("env", "-i", *words, "chroot", root, "sh", "-ec", script))
+        inner = shlex.join(("env", "-i", *words, "chroot", str(self.place / "root"), *argv))
         options = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--ipc", "--uts")
+        return ["unshare", *options, "sh", "-ec", f'{mounts}exec {inner} "$@"', "sh"]
+
+    def run(
+        self,
+        script: str,
+        check: bool = True,
+        timeout: float = 900,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a shell script that ends at its first error; what it printed, stderr included.
+
+        Raises CommandFailed with all of that if its exit status is not 0 and `check` is set.
+        """
         done = subprocess.run(
-            ("unshare", *options, "sh", "-ec", f"{mounts}exec {inner}"),
+            self.command("sh", "-ec", script, env=env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -69,9 +69,13 @@ def release(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def layers(release: str, deb: Path) -> Iterator[list[Path]]:
-    """Disk layers of a host of `release` on which apt has installed the .deb."""
+    """Disk layers of a host of `release` on which apt has installed the .deb.
+
+    And what QUANTUM_ESS_MORE_DEBS names: newer versions of what it depends on.
+    """
     with Host(release, [root_tree(release)], volatile=True) as maker:
-        maker.install(deb)
+        more = os.environ.get("QUANTUM_ESS_MORE_DEBS", "").split(":")  # newer dependencies
+        maker.install(*map(Path, filter(None, more)), deb)
         yield maker.freeze()
 
 

@@ -160,8 +160,18 @@ class Host:
         """Shut down in order, as `systemctl poweroff` does, and wait for the end."""
         assert self._nspawn is not None
         self.run("systemctl", "poweroff", "--no-block", check=False)
-        self._nspawn.wait(BOOT)
+        self.wait_end()
         self.cut()
+
+    @property
+    def leader(self) -> int:
+        """The host's PID 1, as numbered outside."""
+        return self._leader
+
+    def wait_end(self) -> None:
+        """Wait until the host has shut itself down, to reboot or for good."""
+        assert self._nspawn is not None
+        self._nspawn.wait(BOOT)
 
     @contextmanager
     def frozen(self, *pids: int) -> Iterator[None]:

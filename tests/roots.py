@@ -73,7 +73,7 @@ def root_tree(release: str, extra: Sequence[str] = ()) -> Path:
     """The root tree of `release`, built now if it is not there (20 s); raises CalledProcessError.
 
     `extra` names packages that it holds beside the usual ones: another tree for each such list.
-    An interrupted build leaves only a `tmp.*` directory, which the next build removes.
+    An interrupted build leaves only a `making.*` directory, which the next build removes.
     """
     return tree(release, _recipe(extra))
 
@@ -98,22 +98,31 @@ def build_root(release: str, control: Path) -> Path:
     )
 
 
+def stdeb_root(release: str) -> Path:
+    """The tree in which stdeb, and Debian's own tools, make packages of PyPI's sdists."""
+    tools = "python3-stdeb pybuild-plugin-pyproject flit python3-all python3-hatchling debhelper"
+    needed = [name for name in DEPENDENCIES if name.startswith("python3-")]
+    include = ",".join((*tools.split(), "fakeroot", "eatmydata", *needed, "python3-packaging"))
+    return tree(release, ("--variant=buildd", f"--include={include}"))
+
+
 def tree(release: str, recipe: Sequence[str]) -> Path:
     """The root tree that mmdebstrap makes with these options, built if it is not there."""
     key = hashlib.sha256("\n".join((release, *recipe)).encode()).hexdigest()[:12]
     place = cache_directory() / f"{release}-{key}"
     if place.is_dir():  # it is renamed into place whole: nobody need wait for another's build
         return place
-    with locked(cache_directory()):
+    with locked(cache_directory() / "locks" / place.name):  # several trees may be built at once
         if not place.is_dir():
             _build(release, recipe, place)
     return place
 
 
 def _build(release: str, recipe: Sequence[str], tree: Path) -> None:
-    for left in tree.parent.glob("tmp.*"):
+    prefix = f"making.{tree.name}."
+    for left in tree.parent.glob(prefix + "*"):
         shutil.rmtree(left)
-    temporary = Path(tempfile.mkdtemp(prefix="tmp.", dir=tree.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=tree.parent))
     # In a mount namespace of its own no mount of an interrupted build can stay behind.
     command = ("unshare", "--mount", "--propagation=private", "mmdebstrap", *recipe)
     subprocess.run(

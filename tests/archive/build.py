@@ -41,7 +41,7 @@ class Builder:
             "eatmydata dpkg-source --no-check -x /out/*.dsc tree >/dev/null;"
             f"cd tree; umask {umask};"
             f"dpkg-buildpackage -us -uc {options} || exit 1;"
-            f"cp ../*.* /out/{name}/; cp /out/*.tar.* /out/{name}/",
+            f"cp ../*.* /out/{name}/",
             env=env,
         )
         return self.out / name

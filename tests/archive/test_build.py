@@ -60,7 +60,7 @@ def test_two_builds_are_the_same(builder: Builder, built: Path) -> None:
     builder.chroot.run("dpkg --remove python3-pytest python3-hypothesis")
     other = builder.build(
         "other",
-        place="/srv/another place/and a deeper one",
+        place="/srv/another-place/and/a/deeper/one",
         umask="0077",
         options="-Pnocheck",
         DEB_BUILD_OPTIONS="nocheck parallel=2",

@@ -157,7 +157,7 @@ def test_old_hand_copied_units_are_pointed_out(bare_host: Host, deb: Path) -> No
     bare_host.write_file(old, "[Path]\nPathExists=/nowhere\nUnit=quantum-ess-trigger.service\n")
     said = bare_host.install(deb)
     assert old in said
-    assert "remove" in said
+    assert "quantum-ess migrate --apply" in said
 
 
 def test_watchers_that_were_disabled_stay_so(trading: Trading, package: str) -> None:

@@ -1,0 +1,66 @@
+"""The package as installed: its own autopkgtest on booted hosts, and piuparts."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from archive.conftest import CHECKOUT
+from conftest import package
+from debs import previous
+from roots import SYSTEM_PATH, root_tree, tree
+
+EXTRA = ("dpkg-dev", "python3-jeepney", "python3-daemon", "python3-redis")
+TESTS = ("smoke", "stop", "latch", "reboot")
+
+
+def test_autopkgtest(release: str, tmp_path: Path) -> None:
+    """Every test of debian/tests passes, the one with a reboot too."""
+    server = Path(__file__).with_name("virt-booted")
+    output = tmp_path / "output"
+    source = next((CHECKOUT / "dist").glob("*.dsc"))
+    done = subprocess.run(
+        (
+            *("autopkgtest", "--no-built-binaries", f"--output-dir={output}"),
+            *(str(package()), str(source), "--", str(server), release, *EXTRA),
+        ),
+        env=os.environ | {"PATH": SYSTEM_PATH, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=560,
+    )
+    print(done.stdout[-6000:])
+    summary = (output / "summary").read_text()
+    assert {line.split()[0]: line.split()[1] for line in summary.splitlines()} == dict.fromkeys(
+        TESTS, "PASS"
+    )
+    assert done.returncode == 0
+
+
+def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
+    """Install, upgrade from the previous version, remove, purge: nothing is left behind."""
+    base = tmp_path / "base.tar.gz"
+    minimal = tree(release, ("--variant=minbase",))
+    subprocess.run(("tar", "-C", minimal, "-czf", base, "."), check=True)
+    # A mirror with the previous version and what it depends on; there is no other.
+    cached = (root_tree(release) / "var/cache/apt/archives").glob("*.deb")
+    debs = [previous(deb, tmp_path), *cached]
+    mirror = tmp_path / "mirror"
+    places = [f"{release}/main={file}" for file in debs]
+    subprocess.run((CHECKOUT / "archive/apt-repo", mirror, *places), check=True)
+    subprocess.run(("chmod", "-R", "a+rX", tmp_path), check=True)
+    done = subprocess.run(
+        (
+            *("piuparts", "--no-eatmydata", f"--basetgz={base}", f"--distribution={release}"),
+            *(f"--mirror=file:{mirror} main", "--do-not-verify-signatures"),
+            *(f"--bindmount={mirror}"),
+            str(deb),
+        ),
+        env=os.environ | {"PATH": SYSTEM_PATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=560,
+    )
+    print(done.stdout[-6000:])
+    assert done.returncode == 0

@@ -1,0 +1,205 @@
+"""Maintainer scripts: dpkg killed anywhere, beside running trading and while latched.
+
+Each deed is done once whole, under strace, which counts the system calls that change something;
+then it is done again and dpkg killed at one of those calls, chosen at random. SEED (in the
+environment) repeats a run; the seed and every point are printed. All the while one loop tries to
+start a protected unit and another reloads PID 1's units.
+"""
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from conftest import HostMaker
+from debs import field, previous
+from host import Host
+from kinds import FOUR
+from product import Ess
+from roots import root_tree
+from trading import Trading
+from waiting import now_ns, wait_until
+
+SEED = int(os.environ.get("SEED", random.randrange(10**6)))
+POINTS = int(os.environ.get("POINTS", "2"))  # interruptions of each deed, beside latch and release
+CALLS = "rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat,clone,vfork,wait4"
+OPTIONS = "--force-confdef --force-confold --force-downgrade"
+LOCAL = {
+    "/etc/quantum-ess/quantum-ess.conf.d/local.conf": "[redis]\nenabled = no\n",
+    "/etc/systemd/system/quantum-ess-sentry.service.d/local.conf": "[Service]\nNice=-1\n",
+}
+
+OLD, NEW = "/var/cache/old.deb", "/var/cache/new.deb"
+# Deed: what must be installed before ("" for nothing) and dpkg's arguments.
+DEEDS = {
+    "install": ("", f"--install {NEW}"),
+    "upgrade": (OLD, f"--install {NEW}"),
+    "downgrade": (NEW, f"--install {OLD}"),
+    "reinstall": (NEW, f"--install {NEW}"),
+    "remove": (NEW, "--remove quantum-ess"),
+    "purge": (NEW, "--purge quantum-ess"),
+}
+LOOP = "while :; do {}; done"
+TRY_TO_START = "systemctl start {} 2>/dev/null && echo started >>/run/started; sleep 0.05"
+RELOAD = "systemctl daemon-reload; sleep 0.2"
+
+
+@pytest.fixture
+def packages(deb: Path, tmp_path: Path) -> dict[str, Path]:
+    """The package and one that it upgrades, by where they lie in a host."""
+    return {OLD: previous(deb, tmp_path), NEW: deb}
+
+
+class Machine:
+    """A host on which dpkg is killed, and what must hold there whatever happens."""
+
+    def __init__(self, host: Host, packages: dict[str, Path]) -> None:
+        self.host = host
+        self.packages = packages
+        for place, deb in packages.items():
+            host.write_file(place, "")
+            (host.remains.directory / "root" / place.lstrip("/")).write_bytes(deb.read_bytes())
+        self.versions = {place: field(deb, "Version") for place, deb in packages.items()}
+        self.random = random.Random(f"{SEED} {host.release}")
+
+    def dpkg(self, arguments: str) -> int:
+        """Run dpkg, as apt would; its exit status."""
+        done = self.host.run("sh", "-c", f"dpkg {OPTIONS} {arguments}", check=False, timeout=120)
+        return done.returncode
+
+    def count(self, arguments: str) -> int:
+        """Run dpkg to its end; how many of CALLS it itself made."""
+        command = f"strace -qq -o /run/calls -e trace={CALLS} dpkg {OPTIONS} {arguments}"
+        self.host.run("sh", "-c", command, check=False, timeout=120)
+        return len(re.findall(r"^\w+\(", self.host.read_file("/run/calls"), re.M))
+
+    def kill(self, arguments: str, point: int, everything: bool) -> None:
+        """Run dpkg and kill it before its call number `point`; its scripts too if `everything`."""
+        inject = f"-e trace={CALLS} -e inject={CALLS}:signal=KILL:when={point}"
+        command = f"strace -qq -o /run/calls {inject} dpkg {OPTIONS} {arguments}; "
+        self.host.run(
+            *("systemd-run", "--quiet", "--wait", "--collect", "--unit=killed-dpkg"),
+            f"--property=KillMode={'control-group' if everything else 'process'}",
+            *("--property=KillSignal=SIGKILL", "sh", "-c", command),
+            check=False,
+            timeout=120,
+        )
+
+    def installed(self) -> str:
+        """The installed version; empty unless the package is installed and configured."""
+        shown = ("dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "quantum-ess")
+        status, _, version = self.host.run(*shown, check=False).stdout.partition(" ")
+        return version if status == "installed" else ""
+
+    def bring(self, place: str) -> None:
+        """Have the package of that place installed, or none; local files as an admin left them."""
+        if not place:
+            if self.host.exists("/var/lib/dpkg/info/quantum-ess.list"):
+                assert self.dpkg("--purge quantum-ess") == 0
+        elif self.installed() != self.versions[place]:
+            assert self.dpkg(f"--install {place}") == 0
+        for path, text in LOCAL.items():
+            self.host.write_file(path, text)
+
+    def finish(self, arguments: str) -> None:
+        """What an admin does after the interruption: configure what is left, then once more."""
+        self.dpkg("--configure -a")
+        assert self.dpkg(arguments) == 0
+
+    @contextmanager
+    def loops(self, *scripts: str) -> Iterator[None]:
+        """Run shell commands over and over."""
+        units = [f"loop-{number}" for number, _ in enumerate(scripts)]
+        for unit, script in zip(units, scripts, strict=True):
+            looped = LOOP.format(script)
+            options = ("--quiet", "--collect", "--property=SuccessExitStatus=KILL")
+            self.host.run("systemd-run", *options, f"--unit={unit}", "sh", "-c", looped)
+        try:
+            yield
+        finally:
+            self.host.run("systemctl", "kill", "--signal=KILL", *units, check=False)
+
+    def assert_local_files(self, deed: str) -> None:
+        """What an admin wrote is there, but for what a purge takes from the package's own place."""
+        for path, text in LOCAL.items():
+            if deed != "purge" or "/systemd/" in path:
+                assert self.host.read_file(path) == text, path
+
+    def points(self, arguments: str, calls: int) -> Iterator[int]:
+        """Where to kill, printed."""
+        for _ in range(POINTS):
+            point = self.random.randint(1, calls)
+            print(f"seed {SEED} {self.host.release}: dpkg {arguments}: call {point} of {calls}")
+            yield point
+
+
+def test_beside_running_trading(release: str, packages: dict[str, Path]) -> None:
+    """Each deed, whole and interrupted: trading's processes never change."""
+    with Host(release, [root_tree(release)]) as host:
+        host.apt("install", "--no-install-recommends", "python3-jeepney", "python3-daemon",
+                 "python3-redis")  # fmt: skip
+        machine = Machine(host, packages)
+        trading = Trading(host)
+        trading.start()
+        pids = {unit: host.main_pid(unit) for unit in FOUR} | trading.kept_pids()
+        begun = now_ns()
+        with machine.loops(RELOAD):
+            for deed, (before, arguments) in DEEDS.items():
+                machine.bring(before)
+                calls = machine.count(arguments)
+                machine.assert_local_files(deed)
+                for point in machine.points(arguments, calls):
+                    machine.bring(before)
+                    machine.kill(arguments, point, everything=bool(point % 2))
+                    assert trading.born_after(begun) == {}, f"{deed} at {point}"
+                    machine.finish(arguments)
+                    machine.assert_local_files(deed)
+                    now = {unit: host.main_pid(unit) for unit in FOUR} | trading.kept_pids()
+                    assert now == pids, f"{deed} at {point}"
+        assert trading.alive() == list(FOUR)
+        machine.bring(NEW)
+        assert not Ess(host).latched()
+        pull = trading.pull("flag")
+        trading.assert_stopped(pull.time)
+
+
+def test_while_latched(make_host: HostMaker, packages: dict[str, Path]) -> None:
+    """Each deed, whole and interrupted: no start gets through, and removal is refused."""
+    host = make_host()
+    trading = Trading(host)
+    trading.start()
+    machine = Machine(host, packages)
+    ess = Ess(host)
+    pull = trading.pull("command")
+    trading.assert_stopped(pull.time, watch=0.1)
+    ess.wait_complete()
+    incident = ess.status()["incident"]
+    kept, begun = trading.kept_pids(), now_ns()
+    tries = [TRY_TO_START.format(unit) for unit in FOUR[:2]]
+    with machine.loops(RELOAD, *tries):
+        for deed in ("upgrade", "downgrade", "reinstall", "remove", "purge"):
+            before, arguments = DEEDS[deed]
+            machine.bring(before)
+            calls = machine.count(arguments)
+            for point in machine.points(arguments, calls):
+                machine.bring(before)
+                machine.kill(arguments, point, everything=bool(point % 2))
+                assert ess.latched(), f"{deed} at {point}"
+                if deed in ("remove", "purge"):
+                    machine.dpkg("--configure -a")
+                    assert machine.dpkg(arguments) != 0
+                    assert machine.installed(), f"{deed} at {point}"
+                else:
+                    machine.finish(arguments)
+                machine.assert_local_files("")
+                assert trading.born_after(begun) == {}, f"{deed} at {point}"
+                assert not host.exists("/run/started"), f"{deed} at {point}"
+    assert trading.kept_pids() == kept
+    assert ess.status()["incident"] == incident
+    assert not ess.failed_units().strip()
+    ess("deactivate")
+    wait_until(lambda: trading.alive() == list(FOUR), 10, "trading again")
