@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
 
 DESCRIPTION = "Emergency stop for the trading services of a systemd host."
-EPILOG = "With no command, status is printed. Exit statuses and files: man quantum-ess"
 
 
 def build() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="quantum-ess", description=DESCRIPTION, epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog="quantum-ess", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"quantum-ess {__version__}")
     parser.add_argument("--group", choices=("drill",), help=argparse.SUPPRESS)  # `drill` gives it
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -40,7 +39,9 @@ def build() -> argparse.ArgumentParser:
     go.add_argument(
         "--trigger", choices=("command", "flag"), default="command", help=argparse.SUPPRESS
     )
-    show = commands.add_parser("status", help="is ESS active, since when, by whom; state of units")
+    show = commands.add_parser(
+        "status", help="is ESS active, since when, by whom; also with no command"
+    )
     show.add_argument("--json", action="store_true", help="for programs; see the man page")
     show.add_argument(
         "-q",

@@ -27,6 +27,16 @@ MESSAGE_IDS = {
     "marker-set": "7da90cf473994678b3e4adefdedf41ca",
     "marker-cleared": "384d635bcc914ee8ac847b30cf8d5b05",
     "marker-pending": "14e40e96ac0a412087e654d3b42098db",
+    "marker-renewed": "29cc6e1b4b954f4fbde8179ce52fd43d",
+    # the guard
+    "guard-started": "1cb25fc38e1a401b931166e5ef6bd67d",
+    "guard-shadow": "733004ef040d45519a39cd5c7a51c5d2",
+    "guard-joined": "8cbca9d259d648b2be0e46d450752f77",
+    "guard-warning": "903fc718661f43d0a74308f1217912af",
+    "guard-released": "061f0ed34b6944fb81106445ce6f590e",
+    "guard-died": "11921fbbd8904bd8a7f577da6febc46e",
+    "guard-stopped": "cfa2f3f0f0dd42eea2833e9368f32510",
+    "override": "de27e6c9416949f6bcdf60539f7faef2",
     # hooks and notifications
     "hook-done": "cbeb600e62fa407f8dfe35894221f4e0",
     "hook-failed": "07b7f8dbdf4b4cc6bcfe93953050b4b5",

@@ -32,7 +32,7 @@ print(now)
 
 
 def report(release: str, deb: Path, rounds: float) -> list[str]:
-    """Measure 100 breaches each way, times `rounds`, on a host of its own; print; what is too slow."""
+    """Measure 100 breaches each way, times `rounds`, on an own host; print; name what is late."""
     with Host(release, [root_tree(release)]) as host:
         host.install(deb)
         trading = Trading(host)

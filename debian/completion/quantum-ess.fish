@@ -16,6 +16,8 @@ complete -c quantum-ess -n __fish_use_subcommand -a status -d 'Is ESS active, by
 complete -c quantum-ess -n __fish_use_subcommand -a check -d 'Find what would make a stop fail'
 complete -c quantum-ess -n __fish_use_subcommand -a history -d 'List incidents, or tell one'
 complete -c quantum-ess -n __fish_use_subcommand -a log -d 'Show the audit trail'
+complete -c quantum-ess -n __fish_use_subcommand -a guard -d 'Activate on the conditions'
+complete -c quantum-ess -n __fish_use_subcommand -a migrate -d 'Take over from an old installation'
 complete -c quantum-ess -n __fish_use_subcommand -a drill -d 'Prove the stop on canaries'
 complete -c quantum-ess -n __fish_use_subcommand -a proof -d 'Prove it: STOPS TRADING'
 complete -c quantum-ess -n __fish_use_subcommand -a config -d 'Check the configuration'
@@ -23,6 +25,11 @@ complete -c quantum-ess -n __fish_use_subcommand -a metrics -d 'Print metrics fo
 
 complete -c quantum-ess -n '__fish_seen_subcommand_from activate deactivate' -l reason -x -d Why
 complete -c quantum-ess -n '__fish_seen_subcommand_from deactivate' -l no-start -d 'Start nothing'
+complete -c quantum-ess -n '__fish_seen_subcommand_from deactivate' -l override -d 'Despite the guard'
+complete -c quantum-ess -n '__fish_seen_subcommand_from guard' -l check -d 'Evaluate once'
+complete -c quantum-ess -n '__fish_seen_subcommand_from guard' -l daemon -d 'Detach'
+complete -c quantum-ess -n '__fish_seen_subcommand_from migrate' -l apply -d 'Do what is shown'
+complete -c quantum-ess -n '__fish_seen_subcommand_from migrate' -l undo -d 'Put it back'
 complete -c quantum-ess -n '__fish_seen_subcommand_from status' -s q -l quiet -d 'Only exit status'
 complete -c quantum-ess -n '__fish_seen_subcommand_from status' -s w -l watch -d 'Every second'
 complete -c quantum-ess -n '__fish_seen_subcommand_from status check history drill proof' -l json

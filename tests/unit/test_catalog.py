@@ -16,11 +16,11 @@ CATALOG = HERE / "debian/catalog/quantum-ess.catalog"
 
 def logged() -> Iterator[tuple[str, str]]:
     """The events that Python gives to a trail, each with its place."""
-    for path in sorted(HERE.glob("quantum_ess/*.py")):
+    for path in sorted(HERE.glob("quantum_ess/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "log":
-                owner = ast.unparse(node.func).removesuffix(".log")
-                if owner.rpartition(".")[2] in ("trail", "entries"):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("log", "_tell"):
+                owner, _, how = ast.unparse(node.func).rpartition(".")
+                if how == "_tell" or owner.rpartition(".")[2] in ("trail", "entries"):
                     for event in events(node.args[0], path):
                         yield event, f"{path.name}:{node.lineno}"
 
@@ -31,6 +31,8 @@ def events(argument: ast.expr, path: Path) -> list[str]:
         return [str(argument.value)]
     assert isinstance(argument, ast.Name), f"{path.name}:{argument.lineno}: not a literal event"
     given = re.search(rf"\b{argument.id} = (.*)", path.read_text())
+    if not given and re.search(rf"\b{argument.id}: str\b", path.read_text()):
+        return []  # handed on: those that give it are looked at
     assert given, argument.id
     return [word for word in re.findall(r'"([a-z-]+)"', given[1]) if word in MESSAGE_IDS]
 
