@@ -54,6 +54,8 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.exit("tests on hosts need root: they mount and boot", returncode=1)
     remains.remove_all()
+    # What a shell starts with & ignores SIGINT: Ctrl-C on `make test` would leave it running.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     yield
     assert remains.remove_all() == [], "hosts were left behind"
