@@ -7,8 +7,9 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
+from quantum_ess import lastdrill
 from quantum_ess.group import Group
-from quantum_ess.metricfamily import Samples, document, gauge, number
+from quantum_ess.metricfamily import Samples, gauge, number
 
 WAYS = ("command", "unit", "path", "sentry")
 
@@ -18,14 +19,13 @@ def families(group: Group, status: dict[str, Any]) -> Iterator[Metric]:
     due = status.get("drill")
     overdue: Samples = [({}, bool(due.get("overdue")))] if isinstance(due, dict) else []
     yield gauge("drill_overdue", "1 if the last drill is too long ago, or never was.", overdue)
-    last = document(group.state + "/drill.json") or {}
-    when = number(last.get("epoch"))
+    last = lastdrill.load(group.state + "/drill.json")
+    if last is None:
+        return
     text = "When the last drill began that came to a result."
-    yield gauge("drill_last_timestamp_seconds", text, [] if when is None else [({}, when)])
-    ended: Samples = []
-    if last.get("result") in ("passed", "failed"):
-        ended = [({}, last["result"] == "passed")]
-    yield gauge("drill_last_success", "1 if the last drill passed, 0 if it failed.", ended)
+    yield gauge("drill_last_timestamp_seconds", text, [({}, last["epoch"])])
+    passed = last["result"] == lastdrill.PASSED
+    yield gauge("drill_last_success", "1 if the last drill passed, 0 if it failed.", [({}, passed)])
     took = last.get("stop_ms")
     took = took if isinstance(took, dict) else {}
     ways: Samples = [({"way": w}, ms / 1000) for w in WAYS if (ms := number(took.get(w)))]

@@ -1,12 +1,10 @@
-"""Families of metrics and their samples, by prometheus_client; documents that others have written.
+"""Families of metrics and their samples, by prometheus_client.
 
 What is not known has no sample: an absent file means an absent metric, never a made-up 0.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 from prometheus_client.core import (
@@ -18,7 +16,6 @@ from prometheus_client.core import (
 
 PREFIX = "quantum_ess_"
 LONGEST_LABEL = 120  # characters of a reason
-LARGEST_DOCUMENT = 1 << 20  # bytes
 
 Labels = dict[str, str]
 Samples = list[tuple[Labels, float]]
@@ -61,14 +58,3 @@ def short(text: str) -> str:
 def number(value: object) -> float | None:
     """That value if it is a number, also an infinite one; None if it is not."""
     return float(value) if isinstance(value, int | float) and value == value else None
-
-
-def document(path: str) -> Document | None:
-    """The JSON object in that file; None if there is none that can be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            data = json.loads(file.read(LARGEST_DOCUMENT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None

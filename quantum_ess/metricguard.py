@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 
 from quantum_ess.group import Group
-from quantum_ess.metricfamily import Document, Samples, document, gauge, number
-
-PATIENCE = 10.0  # seconds, if the guard does not say after how many it must give a sign of life
+from quantum_ess.guard import state
+from quantum_ess.metricfamily import Document, Samples, gauge, number
 
 
 def families(group: Group) -> Iterator[Metric]:
     """Nothing if no guard is configured. Of a guard that does not live, no values: they are old."""
-    if not os.path.lexists(group.run + "/guard-plan"):
+    seen = state.read(group)
+    health = state.health(group, seen)
+    if health == "off":
         return
-    seen = document(group.run + "/guard.json") or {}
-    up = _lives(seen)
+    up = health == "running"
     yield gauge("guard_up", "1 if the guard lives: it has given a sign in time.", [({}, up)])
-    if not up:
+    if seen is None or not up:
         return
     redis = seen.get("redis")
     known: Samples = [({}, redis.get("state") == "up")] if isinstance(redis, dict) else []
     yield gauge("guard_redis_up", "1 if the guard can read Redis.", known)
-    rows = seen.get("conditions")
-    conditions = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    conditions = [row for row in seen["conditions"] if isinstance(row, dict)]
     text = "What the condition's measure is now, in the condition's own unit."
     yield gauge("guard_condition_value", text, _numbers(conditions, "value"))
     yield gauge(
@@ -41,21 +38,13 @@ def families(group: Group) -> Iterator[Metric]:
     yield gauge("guard_condition_unknown", text, _states(conditions, "unknown"))
 
 
-def _lives(seen: Document) -> bool:
-    """Whether it has written within its watchdog's time, by a clock that nobody sets."""
-    written, patience = number(seen.get("boottime")), number(seen.get("watchdog")) or PATIENCE
-    if written is None or seen.get("stopped"):
-        return False
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - written < patience
-
-
 def _numbers(conditions: list[Document], key: str) -> Samples:
     rows = [(_name(row), number(row.get(key))) for row in conditions]
     return [(labels, value) for labels, value in rows if value is not None]
 
 
-def _states(conditions: list[Document], state: str) -> Samples:
-    return [(_name(row), row.get("state") == state) for row in conditions]
+def _states(conditions: list[Document], wanted: str) -> Samples:
+    return [(_name(row), row.get("state") == wanted) for row in conditions]
 
 
 def _name(row: Document) -> dict[str, str]:

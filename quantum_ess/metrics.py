@@ -19,6 +19,7 @@ from quantum_ess import (
     __version__,
     actor,
     armed,
+    latch,
     metricdrill,
     metricguard,
     metrichistory,
@@ -47,11 +48,12 @@ class Host(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family, once."""
         yield gauge("build_info", "Version of quantum-ess.", [({"version": __version__}, 1)])
-        active: Samples = [({"group": g}, group.latched()) for g, group in self.groups.items()]
+        latched = {name: group.latched() for name, group in self.groups.items()}
+        active: Samples = [({"group": name}, value) for name, value in latched.items()]
         yield gauge("active", "1 while ESS is active: no protected unit may run.", active)
         trading = self.groups["trading"]
         seen = status.collect(trading)
-        yield from _incident(trading)
+        yield from _incident(trading, latched["trading"])
         yield from _units(seen)
         yield from _armed(trading)
         yield from metrichistory.families(trading)
@@ -60,9 +62,14 @@ class Host(Collector):
         yield gauge("written_timestamp_seconds", "When this was written.", [({}, time.time())])
 
 
-def _incident(group: Group) -> Iterator[Metric]:
-    """Of the incident that is, or else of the last one; nothing if there never was any."""
-    known = record.load(group.record) or record.load(group.released) or {}
+def _incident(group: Group, active: bool) -> Iterator[Metric]:
+    """Of the incident that is, or else of the last one; nothing if there never was any.
+
+    What is not on record yet of the one that is, or can't be read, is not made up from the last.
+    """
+    known = record.load(group.record if active else group.released) or {}
+    if active and "epoch" not in known and os.path.lexists(group.flag):
+        known["epoch"] = latch.since(group)[1]
     yield gauge(
         "last_activation_timestamp_seconds",
         "When ESS was last activated; while it is active, since when it is.",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -72,7 +75,6 @@ def test_never_active(made: Made) -> None:
 
 
 def test_an_incident(made: Made) -> None:
-    made.status["status"] = "ACTIVE"
     actor = {"uid": 0, "user": "root", "sudo_user": "alice"}
     made.record(
         epoch=1.5e9, stop_ms=3.5, trigger="command", actor=actor, reason="a\n b" + "c" * 200
@@ -90,6 +92,23 @@ def test_the_last_incident_is_told_after_its_release(made: Made) -> None:
     Path(made.group.released).write_text('{"incident": "3-4", "stop_ms": 1}')
     assert [labels["incident"] for _, labels, _ in made.samples("last_incident")] == ["3-4"]
     assert made.samples("last_stop_seconds") == [("last_stop_seconds", {"group": "trading"}, 0.001)]
+
+
+def test_while_active_nothing_is_told_of_the_incident_before(made: Made) -> None:
+    """Not on record yet, or a record that can't be read: since when it is, the flag knows."""
+    Path(made.group.released).write_text('{"incident": "3-4", "stop_ms": 1, "epoch": 1e9}')
+    Path(made.group.flag).write_text("2026-01-28T00:15:23Z\n")
+    os.utime(made.group.flag, (1769559323.5, 1769559323.5))
+    trading = {"group": "trading"}
+    since = [("last_activation_timestamp_seconds", trading, 1769559323.5)]
+    for record in (None, b"", b"\xff"):
+        if record is not None:
+            Path(made.group.record).write_bytes(record)
+        assert made.samples("active") == [("active", trading, 1)]
+        assert made.samples("last") == since
+    os.unlink(made.group.flag)
+    assert made.samples("active") == [("active", trading, 1)]
+    assert made.samples("last") == []
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,13 @@ def test_nobody_is_asked_where_no_exporter_is(
     assert asked == ["within 2.0"]
 
 
+def test_the_stop_path_knows_nothing_of_metrics() -> None:
+    """What stops, accounts for it and releases: the library costs it no import."""
+    stop = "import quantum_ess.activate, quantum_ess.account, quantum_ess.release, sys"
+    said = "print(*[m for m in sys.modules if 'prometheus' in m or 'quantum_ess.metric' in m])"
+    assert subprocess.check_output([sys.executable, "-c", f"{stop}; {said}"], text=True) == "\n"
+
+
 # The guard
 
 
@@ -228,18 +254,20 @@ def test_the_state_of_a_condition(made: Made, state: str) -> None:
         {"boottime": 0},
         {"boottime": None},
         {"boottime": "soon"},
+        {"conditions": None},
+        {"version": 9},
         {"watchdog": 1e-9},
     ],
 )
 def test_a_guard_that_does_not_live_has_no_values(made: Made, seen: dict[str, object]) -> None:
-    guard(made, conditions=[CONDITION], **seen)
+    guard(made, **{"conditions": [CONDITION]} | seen)
     assert made.samples("guard") == [("guard_up", {}, 0)]
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        {"conditions": None, "redis": 7},
+        {"conditions": [], "redis": 7},
         {"conditions": [1, "x", {}, {"name": 3, "value": "4", "limit": [], "state": 9}]},
     ],
 )
@@ -252,10 +280,15 @@ def test_a_guard_that_writes_nonsense(made: Made, seen: dict[str, object]) -> No
 # The drill
 
 
+def drilled(made: Made, outcome: object, **more: object) -> None:
+    """A drill that came to that result."""
+    last = {"result": outcome, "epoch": 1.5e9, "time": "2020-09-13T12:26:40Z", **more}
+    Path(made.group.state, "drill.json").write_text(json.dumps(last))
+
+
 def test_a_drill(made: Made) -> None:
     made.status["drill"] = {"overdue": False}
-    result = {"result": "passed", "epoch": 1.6e9, "stop_ms": {"command": 12.5, "moon": 3}}
-    Path(made.group.state, "drill.json").write_text(json.dumps(result))
+    drilled(made, "passed", epoch=1.6e9, stop_ms={"command": 12.5, "moon": 3})
     assert made.samples("drill") == [
         ("drill_overdue", {}, 0),
         ("drill_last_timestamp_seconds", {}, 1.6e9),
@@ -267,10 +300,13 @@ def test_a_drill(made: Made) -> None:
 def test_a_failed_drill_and_none(made: Made) -> None:
     made.status["drill"] = {"overdue": True}
     assert made.samples("drill") == [("drill_overdue", {}, 1)]
-    Path(made.group.state, "drill.json").write_text('{"result": "failed", "epoch": "x"}')
-    assert made.samples("drill_last") == [("drill_last_success", {}, 0)]
-    Path(made.group.state, "drill.json").write_text('{"result": 1, "epoch": NaN, "stop_ms": []}')
-    assert made.samples("drill_last") == []
+    drilled(made, "failed")
+    assert ("drill_last_success", {}, 0) in made.samples("drill_last")
+    for nonsense in ({"epoch": "x"}, {"epoch": math.nan}, {"result": 1}):
+        drilled(made, "failed", **nonsense)
+        assert made.samples("drill_last") == []
+    drilled(made, "passed", stop_ms=[])
+    assert made.samples("drill_last_stop") == []
 
 
 # The history
