@@ -22,7 +22,7 @@ BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev f
 	pybuild-plugin-pyproject python3-all python3-daemon python3-hypothesis python3-jeepney \
 	python3-prometheus-client python3-pytest python3-redis python3-setuptools
 TEST_PACKAGES := apt-utils autopkgtest chromium git gnupg gpgv groff lintian man-db mandoc mmdebstrap mount \
-	piuparts procps python3-pip reprepro \
+	openssl piuparts procps python3-pip reprepro \
 	python3-venv shellcheck strace systemd systemd-container util-linux zstd
 
 # Shell command that installs those of the packages $(1) that are missing.

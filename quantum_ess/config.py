@@ -136,7 +136,7 @@ class Config:
         "guard", "redis_down", ACTIONS, "ignore", "what to do if Redis does not answer"
     )
     guard_redis_down_for: float = option(
-        "guard", "redis_down_for", values.span(0, 86400), "30s", "how long it may not answer"
+        "guard", "redis_down_for", values.span(1, 86400), "30s", "how long it may not answer"
     )
     stop_group: str | None = option(
         "access", "stop_group", values.group, "", "whose members may activate without root"

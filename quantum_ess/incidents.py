@@ -161,6 +161,10 @@ def _superseded(when: str, entry: Entry) -> Iterator[tuple[str, str]]:
     yield when, f"release by {_who(entry)} gave way to an activation"
 
 
+def _overridden(when: str, entry: Entry) -> Iterator[tuple[str, str]]:
+    yield when, f"guard OVERRIDDEN by {_who(entry)}; it said: {'; '.join(entry['objections'])}"
+
+
 def _refused(when: str, entry: Entry) -> Iterator[tuple[str, str]]:
     count, last = entry.get("count", 1), entry.get("last")
     until = f", until {clock(history.stamp(last))}" if isinstance(last, int | float) else ""
@@ -193,6 +197,7 @@ _TELLERS = {
     "restored": lambda when, _: [(when, "the host has booted: held down by the record")],
     "unlatched": _unlatched,
     "released": _released,
+    "override": _overridden,
     "release-failed": _failed,
     "hooks": _hooks,
     "notified": _notified,

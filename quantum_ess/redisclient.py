@@ -1,4 +1,4 @@
-"""Redis, bounded in everything. The only module that imports redis, and it does so late.
+"""Redis, bounded in everything. Nothing else speaks to it, and redis-py is imported late.
 
 For the marker and for the guard. One connection, commands and replies as they are: neither needs
 the pools, retries and helpers around them.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import threading
-import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from quantum_ess import redisload
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 Reply = Any  # bytes, int, None, a list of these, or Refused
@@ -74,11 +74,12 @@ class Client:
         """Connect. Raises Unavailable, with the reason as one line."""
         self.address = settings.server()
         with _translated():
-            _load(settings.tls)
+            redisload.load(settings.tls)
             self._connection = self._connect(settings)
 
     def _connect(self, settings: Settings) -> Any:
         arguments = _arguments(settings)
+        problem: Exception = Unavailable(f"no Sentinel knows a master {settings.master!r}")
         for host, port in _addresses(settings, arguments):
             connection = _made({**arguments, **({"host": host, "port": port} if host else {})})
             try:
@@ -87,10 +88,10 @@ class Client:
                     self.address = f"{host}:{port}"
                     _need_master(connection)
                 return connection
-            except Exception:
+            except Exception as error:  # what the next Sentinel says may be newer
                 connection.disconnect()
-                raise
-        raise Unavailable(f"no Sentinel knows a master {settings.master!r}")
+                problem = error
+        raise problem
 
     def ask(self, *commands: tuple[str | bytes | int, ...]) -> list[Reply]:
         """Send commands in one go; a reply each, Refused where it is an error.
@@ -172,14 +173,12 @@ def _made(arguments: dict[str, Any]) -> Any:
 
 
 def _addresses(settings: Settings, arguments: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The master that each Sentinel names, as they are asked in turn; ("", 0) without Sentinel.
-
-    Only the first that names one is followed: the others are asked if it knows none.
-    """
+    """Each master that a Sentinel names, as they are asked in turn; ("", 0) without Sentinel."""
     if not settings.sentinels:
         yield "", 0
         return
     limits = {k: v for k, v in arguments.items() if k.startswith(("socket_", "ssl_", "connection"))}
+    named: set[tuple[str, int]] = set()
     problem: Exception | None = None
     for sentinel in settings.sentinels:
         host, _, port = sentinel.rpartition(":")
@@ -193,10 +192,11 @@ def _addresses(settings: Settings, arguments: dict[str, Any]) -> Iterator[tuple[
             continue
         finally:
             connection.disconnect()
-        if answer:
-            yield answer[0].decode(), int(answer[1])
-            return
-    if problem is not None:
+        address = (answer[0].decode(), int(answer[1])) if answer else None
+        if address and address not in named:
+            named.add(address)
+            yield address
+    if problem is not None and not named:
         raise problem
 
 
@@ -214,13 +214,15 @@ def password(path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from None
-    with open(fd, encoding="utf-8", errors="replace") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise Unavailable(f"{path} is not a regular file")
         if status.st_uid != 0 or status.st_mode & 0o077:
             raise Unavailable(f"{path} must be root's and mode 0600: chown root, chmod 600")
-        return file.read(4096).rstrip("\r\n")
+        return os.read(fd, 4096).decode("utf-8", "replace").rstrip("\r\n")
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -236,55 +238,3 @@ def _translated() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-# redis-py imports asyncio and OpenSSL whether they are used or not: 6 MB and a tenth of a second.
-# Both are optional to it or can be: without TLS they are kept out while it is imported.
-
-_ASYNCIO = "redis.asyncio"
-_OPENSSL = ("ssl", "_ssl", "_hashlib")
-
-
-class _Nothing(types.ModuleType):
-    """A module that has any name in it, as long as nobody uses it."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return object
-
-
-def _has_tls() -> bool:
-    return sys.modules.get("ssl") is not None
-
-
-_loading = threading.Lock()
-
-
-def _load(tls: bool) -> None:
-    with _loading:
-        if "redis.client" not in sys.modules:
-            _load_redis(tls)
-
-
-def _load_redis(tls: bool) -> None:
-    if not tls and not _has_tls():
-        try:
-            _load_slim()
-            return
-        except Exception:  # a version of redis-py that does need them
-            for name in [name for name in sys.modules if name.partition(".")[0] == "redis"]:
-                del sys.modules[name]
-    import redis  # noqa: F401
-
-
-def _load_slim() -> None:
-    blocked: dict[str, Any] = {name: None for name in _OPENSSL if name not in sys.modules}
-    blocked[_ASYNCIO] = _Nothing(_ASYNCIO)
-    sys.modules.update(blocked)
-    try:
-        import redis  # noqa: F401
-    finally:
-        for name, placed in blocked.items():
-            if sys.modules.get(name, 0) is placed:
-                del sys.modules[name]

@@ -1,6 +1,8 @@
 """The guard in a host, as tests see it: rules in force, what it says of each, what it did."""
 
 import json
+import os
+import signal
 from typing import Any
 
 from host import Host
@@ -44,6 +46,11 @@ class Guarded:
             )
 
         wait_until(followed, 20, f"a guard of {names}")
+
+    def kill(self) -> None:
+        """Kill its process, as the kernel would, or a person in haste."""
+        for pid in self.host.processes(UNIT):
+            os.kill(pid, signal.SIGKILL)
 
     def redis(self, *words: object) -> str:
         """What `redis-cli` says to a command."""

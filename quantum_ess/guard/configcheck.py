@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from quantum_ess import unitnames
@@ -93,12 +93,23 @@ def _condition(config: Config, condition: Condition) -> Iterator[ConfigError]:
     }
     for key in sorted(given - keys.known - _ALWAYS):
         yield error(key, f"{key} has no effect with measure = {what}")
+    yield from _unknown(config, condition, error)
     lacking = [key for key in keys.needed if key not in given]
     for key in lacking:
         yield error("measure", f"needs {key} (measure = {what})")
     if not lacking:
         for key, message in (*_limit(condition), *_data(condition), *_unit(config, condition)):
             yield error(key, message)
+
+
+def _unknown(
+    config: Config, condition: Condition, error: Callable[[str, str], ConfigError]
+) -> Iterator[ConfigError]:
+    act = (condition.unknown or config.guard_unknown) == "activate"
+    span = config.guard_unknown_for if condition.unknown_for is None else condition.unknown_for
+    if act and not span:
+        message = "unknown_for = 0 would act on a single look; unknown = activate needs some time"
+        yield error("unknown_for", message)
 
 
 def _has(condition: Condition, key: str) -> bool:

@@ -7,14 +7,14 @@ lasted is the sum of the times between two readings that both showed it, one rig
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from quantum_ess.guard.condition import number
 from quantum_ess.guard.rules import Rule
+from quantum_ess.guard.windows import Count, Extreme
 
 STARTING, FINE, BREACHED, UNKNOWN = "starting", "fine", "breached", "unknown"
-SLOTS = 1000  # a window is kept in so many pieces, however often it is read
 
 
 class Reading(NamedTuple):
@@ -33,66 +33,6 @@ class Reading(NamedTuple):
     text: str = ""
     age: float | None = None
     reachable: bool = True
-
-
-class Extreme:
-    """The highest (sign 1) or lowest (sign -1) value of a window.
-
-    What only one sample shows does not count: a bad tick must not become the peak.
-    """
-
-    def __init__(self, window: float, sign: int) -> None:
-        self._window = window
-        self._sign = sign
-        self._kept: deque[tuple[int, float]] = deque()  # slot and value, values falling
-        self._before: float | None = None
-
-    def add(self, time: float, value: float, sample: bool) -> float:
-        """Take one more value; the extreme with it, which is the value itself at first."""
-        value *= self._sign
-        slot = 0 if math.isinf(self._window) else math.floor(time * SLOTS / self._window)
-        while self._kept and self._kept[0][0] <= slot - SLOTS:
-            self._kept.popleft()
-        if sample and self._before is not None:
-            shown_twice = min(self._before, value)
-            while self._kept and self._kept[-1][1] <= shown_twice:
-                self._kept.pop()
-            if not self._kept or self._kept[-1][0] != slot:
-                self._kept.append((slot, shown_twice))
-        if sample or self._before is None:
-            self._before = value
-        return self._sign * max(self._kept[0][1] if self._kept else value, value)
-
-    def remembered(self) -> float | None:
-        """The extreme, to outlive a restart of the guard; None if there is a window to it."""
-        return self._sign * self._kept[0][1] if math.isinf(self._window) and self._kept else None
-
-    def recall(self, value: float) -> None:
-        """Set what was remembered."""
-        if math.isinf(self._window):
-            self._kept.append((0, self._sign * value))
-
-
-class Count:
-    """How much a counter has grown in a window; a counter that starts anew begins at 0."""
-
-    def __init__(self, window: float) -> None:
-        self._window = window
-        self._last: float | None = None
-        self._grown: deque[tuple[int, float]] = deque()
-
-    def add(self, time: float, value: float) -> float:
-        """Take the counter's value; its growth."""
-        slot = math.floor(time * SLOTS / self._window)
-        growth = 0.0
-        if self._last is not None:
-            growth = value - self._last if value >= self._last else value
-        self._last = value
-        if growth:
-            self._grown.append((slot, growth))
-        while self._grown and self._grown[0][0] <= slot - SLOTS:
-            self._grown.popleft()
-        return sum(part for _, part in self._grown)
 
 
 class Evaluator:
@@ -214,17 +154,32 @@ class Evaluator:
 class Watch:
     """An evaluator that can trip: once an incident, and not again before it is armed again."""
 
-    def __init__(self, rule: Rule, repeat: float) -> None:
+    def __init__(self, rule: Rule, repeat: float, before: Watch | None = None) -> None:
+        """before: what this condition was until its rule was changed."""
         self.rule = rule
         self.evaluator = Evaluator(rule, repeat)
         self.tripped = False
+        self.excused = False  # it only lacks data, while those who write them may be stopped
         self.disarmed: float | None = None  # since a release, until seen healthy
         self.warned = False
+        if before and before.rule.mode == rule.mode == "enforce":
+            self.tripped, self.excused = before.tripped, before.excused
+            self.disarmed = before.disarmed
 
     @property
     def armed(self) -> bool:
         """Whether it may act."""
         return not self.tripped and self.disarmed is None
+
+    @property
+    def objects(self) -> bool:
+        """Whether it must be fine before a release."""
+        return self.tripped and not self.excused
+
+    def trip(self, due: str, latched: bool) -> None:
+        """It has acted, would have, or has come true while others had."""
+        lacks = due == "unknown" or self.rule.what in ("age", "missing", "unchanged")
+        self.tripped, self.excused = True, latched and lacks
 
     def take(self, reading: Reading) -> str:
         """Take a reading; "breach" or "unknown" if that is due, and it may act or warn."""
@@ -239,10 +194,22 @@ class Watch:
                 self.tripped = False
         return due if self.armed else ""
 
-    def released(self, time: float) -> None:
-        """The incident is over."""
-        if self.tripped and self.rule.mode == "enforce":
+    def released(self, time: float) -> bool:
+        """No incident is under way; whether that was news."""
+        news = self.tripped and self.rule.mode == "enforce"
+        if news:
             self.tripped, self.disarmed = False, time
+        return news
+
+    def recall(self, row: Mapping[str, Any], now: float, age: float) -> None:
+        """Go on from what a guard before this one wrote, that many seconds ago."""
+        since = row.get("disarmed_seconds")
+        if isinstance(since, int | float):
+            self.disarmed = now - since - age
+        if isinstance(row.get("extreme"), int | float) and row.get("what") == self.rule.what:
+            self.evaluator.extreme.recall(row["extreme"])
+        self.tripped = row.get("tripped") is True and self.rule.mode == "enforce"
+        self.excused = self.tripped and row.get("objects") is False
 
     def acts(self, due: str) -> bool:
         """Whether it is more than a warning."""

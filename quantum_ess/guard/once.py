@@ -7,7 +7,7 @@ import time
 
 from quantum_ess.guard import hostsource
 from quantum_ess.guard.evaluate import Reading, Watch
-from quantum_ess.guard.redissource import Reader, Readings
+from quantum_ess.guard.keyreader import Reader, Readings
 from quantum_ess.guard.rules import DOWN, Rules
 from quantum_ess.redisclient import Client, Settings
 from quantum_ess.systemd import Manager

@@ -59,6 +59,7 @@ def condition(watch: Watch) -> State:
         "reading_age": since_reading,
         "armed": watch.armed,
         "tripped": watch.tripped,
+        "objects": watch.objects,
         "problem": evaluator.problem or None,
         "finding": watch.finding(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantum_ess import record
+from quantum_ess import account, actor, record
 from quantum_ess.errors import StillBreached
 from quantum_ess.group import Group
 from quantum_ess.guard import state
@@ -23,10 +23,19 @@ def ask(group: Group, override: bool, reason: str) -> list[str]:
             f"not released: {'; '.join([*objections, *notes])}",
             hint='mend it, or: quantum-ess deactivate --override --reason "why"',
         )
-    about = {**known, "trigger": "command", "reason": reason}
-    trail = Trail(group, str(known.get("incident", "")), about)
-    trail.log("override", f"ESS GUARD OVERRIDDEN: {'; '.join(objections)} (reason: {reason})")
+    notes += _record(group, str(known.get("incident", "")), objections, reason)
     return [*notes, *(f"overridden: {each}" for each in objections)]
+
+
+def _record(group: Group, incident: str, objections: list[str], reason: str) -> list[str]:
+    """Keep who overrode what and why, in the trail and in the history; what went wrong with it."""
+    about = {"trigger": "command", "actor": actor.current(), "reason": reason}
+    trail = Trail(group, incident, about)
+    trail.log("override", f"ESS GUARD OVERRIDDEN: {'; '.join(objections)} (reason: {reason})")
+    kept = account.Account()
+    kept.incident = incident
+    account.remember(group, kept, "override", {**about, "objections": objections})
+    return [*kept.notes, *kept.problems, *trail.lost]
 
 
 def _objections(group: Group, known: record.Record) -> tuple[list[str], list[str]]:
@@ -35,7 +44,7 @@ def _objections(group: Group, known: record.Record) -> tuple[list[str], list[str
     if health == "off":
         return [], []
     rows = (data or {"conditions": []})["conditions"]
-    tripped = [row for row in rows if row.get("tripped") and row.get("mode") == "enforce"]
+    tripped = [row for row in rows if row.get("objects") and row.get("mode") == "enforce"]
     if health == "running":
         return [f"{r['name']}: {r['finding']}" for r in tripped if r["state"] != FINE], []
     names = {str(row.get("name")) for row in tripped}

@@ -224,7 +224,8 @@ while True:
 """
 
 
-def _instead_of_redis(reply: str) -> Made:
+def instead_of_redis(reply: str) -> Made:
+    """A server in Redis's place that answers everything with `reply`; "": never."""
     program = FAKE.replace("'", "'\\''")
     fake = meanwhile(f"exec python3 -c '{program}' '{reply}'", until="ready")
     return both(script(f"systemctl stop {REDIS}", f"systemctl start {REDIS}"), fake)
@@ -248,7 +249,7 @@ REDIS_FAULTS = (
         says="marker not set",
     ),
     *(
-        Fault(name, _instead_of_redis(reply), says="marker not set", harms=(REDIS,))
+        Fault(name, instead_of_redis(reply), says="marker not set", harms=(REDIS,))
         for name, reply in {
             "Redis accepts and is silent": "",
             "Redis answers errors": "-ERR unknown command",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,8 +52,18 @@ def measured(rule: Rule, readings: list[Reading], at: int, samples: list[bool]) 
     if not known(now):
         return None
     assert now.value is not None
-    if rule.what == "value":
+    if rule.what in ("value", "missing", "age"):
         return now.value
+    seen = [(r.time, r.value or 0.0, r.text) for r in readings[: at + 1] if known(r)]
+    if rule.what == "unchanged":
+        same = len(list(takewhile(lambda row: row[2] == now.text, reversed(seen))))
+        return now.time - seen[-same][0]
+    if rule.what == "restarts":
+        return sum(
+            value - before if value >= before else value
+            for (_, before, _), (time, value, _) in pairwise(seen)
+            if slot(time, rule.window) > slot(now.time, rule.window) - 1000
+        )
     sign = 1 if rule.what == "drop" else -1
     values = [(n, sign * r.value) for n, r in enumerate(readings[: at + 1]) if known(r)]  # type: ignore[operator]
     shown = [(n, value) for n, value in values if samples[n] or n == values[0][0]]
@@ -77,7 +89,8 @@ def reference(rule: Rule, readings: list[Reading]) -> list[int]:
         sample = not reading.first and (reading.fresh or reading.time - last >= REPEAT)
         samples.append(sample)
         value = measured(rule, readings, at, samples)
-        state = None if value is None else rule.limit.broken_by(value)
+        limit = Limit(">", 0) if rule.what == "missing" else rule.limit
+        state = None if value is None else limit.broken_by(value)
         episode = next((n for n in range(at - 1, -1, -1) if states[n] is False), -1) + 1
         begins = state is True and True not in states[episode:]
         counts.append(not reading.first if begins else sample)
@@ -112,29 +125,33 @@ readings = st.lists(
     ),
     max_size=60,
 )
-rules = st.builds(
-    rule,
-    st.sampled_from(["value", "drop", "rise"]),
-    st.sampled_from(["> 10", ">= 10", "> 0", "< 1", "<= 0", "> 50%", ">= 10%"]),
-    samples=st.integers(1, 4),
-    lasting=st.sampled_from([0.0, 0.5, 2.0, 7.0]),
-    window=st.sampled_from([2.0, 8.0, INF]),
-    unknown=st.sampled_from(["ignore", "warn", "activate"]),
-    unknown_for=st.sampled_from([0.0, 1.0, 4.0]),
+bounds = st.fixed_dictionaries(
+    {
+        "limit": st.sampled_from(["> 10", ">= 10", "> 0", "< 1", "<= 0", "> 50%", ">= 10%"]),
+        "samples": st.integers(1, 4),
+        "lasting": st.sampled_from([0.0, 0.5, 2.0, 7.0]),
+        "window": st.sampled_from([2.0, 8.0]) | st.just(INF),
+        "unknown": st.sampled_from(["ignore", "warn", "activate"]),
+        "unknown_for": st.sampled_from([0.0, 1.0, 4.0]),
+    }
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(rules, readings)
+@pytest.mark.parametrize(
+    "what", ["value", "drop", "rise", "age", "missing", "unchanged", "restarts"]
+)
+@settings(max_examples=150, deadline=None)
+@given(bounds, readings)
 def test_the_same_as_the_reference(
-    rule: Rule, steps: list[tuple[float, float | None, bool, int]]
+    what: str, bounds: dict[str, Any], steps: list[tuple[float, float | None, bool, int]]
 ) -> None:
+    watched = rule(what, **bounds)
     time, made = 0.0, []
     for number, (step, value, fresh, odd) in enumerate(steps):
         time += step
-        reachable = value is not None or odd > 3
-        made.append(Reading(time, value, "x", fresh, not number or not odd, reachable=reachable))
-    assert fired(rule, made) == reference(rule, made)
+        reachable, first = value is not None or odd > 3, not number or not odd
+        made.append(Reading(time, value, "x", fresh, first, str(value), reachable=reachable))
+    assert fired(watched, made) == reference(watched, made)
 
 
 def test_samples_in_a_row() -> None:
@@ -216,6 +233,24 @@ def test_trips_once_and_arms_when_seen_healthy() -> None:
     assert watch.take(Reading(6, 0)) == "" and watch.armed
     assert watch.evaluator.state == FINE
     assert watch.take(Reading(7, 11)) == "breach"
+
+
+def test_what_only_lacks_data_after_a_stop_does_not_object_to_a_release() -> None:
+    for what, due, latched, objects in (
+        ("age", "breach", True, False),
+        ("missing", "breach", True, False),
+        ("unchanged", "breach", True, False),
+        ("value", "unknown", True, False),
+        ("value", "breach", True, True),
+        ("down", "breach", True, True),
+        ("age", "breach", False, True),
+        ("value", "unknown", False, True),
+    ):
+        watch = Watch(rule(what), REPEAT)
+        watch.trip(due, latched)
+        assert watch.tripped and watch.objects is objects, (what, due, latched)
+        watch.released(1)
+        assert not watch.armed, "it does not act again before it was seen healthy"
 
 
 def test_arms_by_time() -> None:

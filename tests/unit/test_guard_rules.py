@@ -20,7 +20,7 @@ from quantum_ess.guard import rules
 from quantum_ess.guard.condition import Limit, parse_limit
 from quantum_ess.guard.data import Content, Problem, age, number
 from quantum_ess.guard.evaluate import Reading
-from quantum_ess.guard.redissource import reading
+from quantum_ess.guard.keyreader import reading
 from quantum_ess.guard.rules import Rule
 
 REDIS = "redis = k\n"
@@ -55,6 +55,10 @@ def files(tmp_path: Path) -> Files:
         (REDIS + "limit = > 3\nwindow = 5s", "0.conf:4: [condition c] window has no effect with"),
         (REDIS + "limit = > 3\nmax_age = 5s", "max_age needs timestamp"),
         (REDIS + "limit = > 3\nsamples = 0", "samples: expected a number from 1 to 1000, not '0'"),
+        (
+            REDIS + "limit = > 3\nunknown = activate\nunknown_for = 0",
+            "unknown_for = 0 would",
+        ),
         ("unit = u*\nfor = 1", "0.conf:2: [condition c] u*.service is a pattern"),
         ("unit = u", "needs for (measure = failed)"),
         ("unit = u\nmeasure = restarts\nlimit = > 3", "needs window (measure = restarts)"),
@@ -82,6 +86,8 @@ def test_refused_names_and_redis(files: Files) -> None:
         assert f"0.conf:{line}: {text}" in errors
     assert "0.conf:4: ca_file: has an effect only with url = rediss:" in errors
     assert "0.conf:5: cert_file: cert_file and key_file need each other" in errors
+    errors = Files(files.directory).error("[guard]\nredis_down = activate\nredis_down_for = 0\n")
+    assert "0.conf:3: redis_down_for: " in errors
     assert "expected HOST:PORT" in Files(files.directory).error("[redis]\nsentinel = a:0\n")
 
 

@@ -1,0 +1,105 @@
+"""What the guard does when a condition is due: activate, warn, or say what it would have done."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from quantum_ess import account, activate, record
+from quantum_ess.group import Group
+from quantum_ess.guard.evaluate import Watch
+from quantum_ess.trail import CRIT, NOTICE, Trail
+
+WARNING = 4
+
+
+class Clerk(threading.Thread):
+    """Does one after another what may take long, and outlives whatever goes wrong with it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="clerk", daemon=True)
+        self.work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Work until the process ends."""
+        while True:
+            job = self.work.get()
+            try:
+                job()
+            except Exception as error:  # one entry is lost; the loop and the next job go on
+                print(f"guard: {type(error).__name__}: {error}", flush=True)
+
+
+class Actions:
+    """The stop is made right here, by the controller's own code; the clerk writes about it."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.last: dict[str, Any] | None = None  # as guard.json has it
+        self._clerk = Clerk()
+        self._clerk.start()
+
+    def act(self, watch: Watch, due: str) -> bool:
+        """Do what is due ("breach" or "unknown") of a condition that may act; false if that is done
+        already."""
+        if not watch.acts(due):
+            return self._warn(watch)
+        latched = self.group.latched()
+        watch.trip(due, latched)
+        reason = f"condition {watch.reason()}"
+        if watch.rule.mode == "shadow":
+            self._done(watch, reason, "would activate")
+            self.tell("guard-shadow", f"ESS GUARD WOULD ACTIVATE: {reason}", WARNING, reason)
+        elif latched:
+            self._done(watch, reason, "joined")
+            text = f"ESS GUARD: active already when it came true: {reason}"
+            self.tell("guard-joined", text, NOTICE, reason)
+        else:
+            request = activate.Request("guard", reason)
+            outcome = activate.activate(self.group, request)
+            self._done(watch, reason, "activated")
+            self._clerk.work.put(lambda: account.settle(self.group, request, outcome))
+        return True
+
+    def _warn(self, watch: Watch) -> bool:
+        if watch.warned:
+            return False
+        watch.warned = True
+        text = f"ESS GUARD WARNING: {watch.reason()}"
+        self.tell("guard-warning", text, WARNING, watch.reason())
+        return True
+
+    def _done(self, watch: Watch, reason: str, did: str) -> None:
+        condition = watch.rule.name
+        self.last = {"time": time.time(), "condition": condition, "reason": reason, "did": did}
+
+    def tell(self, event: str, text: str, priority: int = CRIT, reason: str = "") -> None:
+        """An entry of the trail, by the clerk: the disk and the lock may take their time."""
+
+        def log() -> None:
+            known = record.load(self.group.record) if self.group.latched() else None
+            about = {"trigger": "guard", "reason": reason}
+            trail = Trail(self.group, str((known or {}).get("incident", "")), about)
+            trail.log(event, text, priority=priority)
+
+        self._clerk.work.put(log)
+
+    def finish(self, seconds: float) -> None:
+        """Wait until everything is written, at most so long."""
+        finished = threading.Event()
+        self._clerk.work.put(finished.set)
+        finished.wait(seconds)
+
+
+def preload() -> None:
+    """Import now what an activation would import: not while trading goes on, and not from a disk
+    that may be gone by then."""
+    import json
+    import uuid
+
+    from quantum_ess import actor, release, systemd
+
+    del json, uuid, actor, release, systemd
