@@ -9,15 +9,13 @@ import statistics
 import subprocess
 import time
 
-import pytest
-
 from faults.fault import Fault, hung
 from faults.pressure import PRESSURE_FAULTS
 from faults.services import REDIS_FAULTS, instead_of_redis
 from guarding import NOTICED, STATE, UNIT, WATCHER, Guarded, condition
 from host import Host
 from kinds import FOUR, REDIS
-from product import USAGE, Ess
+from product import CONFIGURATION, USAGE, Ess
 from trading import FLAG, Trading
 from waiting import hold, now_ns, wait_until
 
@@ -461,11 +459,14 @@ def test_unknown_values_and_data_that_end_with_the_stop(trading: Trading) -> Non
     guard.wait_fired("alive")
 
 
-@pytest.mark.parametrize("mistake", ["never"])
-def test_a_condition_that_can_never_fire(host: Host, mistake: str) -> None:
+def test_a_condition_that_can_never_fire(host: Host) -> None:
     ess = Ess(host)
-    ess.configure(condition(mistake, pressure="memory", limit="> 100%", lasting="1s"))
-    assert "test.conf:3: [condition never] > 100% can never be true" in ess("status").stdout
+    ess.configure(condition("never", pressure="memory", limit="> 100%", lasting="1s"))
+    mistake = "test.conf:3: [condition never] > 100% can never be true"
+    checked = ess("config", check=False)
+    assert checked.returncode == CONFIGURATION and mistake in checked.stderr
+    assert ess("guard", "--check", check=False).returncode == CONFIGURATION
+    assert mistake in ess("status").stdout
     assert not host.exists("/run/quantum-ess/guard-plan")
 
 
