@@ -20,7 +20,6 @@ import matplotlib.pyplot as plt
 from host import Host
 from product import Ess
 from prometheus import Market, Prometheus, monitored
-from waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent
 DASHBOARD = CHECKOUT / "monitoring/dashboards/quantum-ess.json"
@@ -61,29 +60,37 @@ class Day:
             self.host.run("redis-cli", "HSET", "quantum:state:portfolio", "drawdown", shown)
             time.sleep(max(0.0, begun + 1 - time.monotonic()))
 
-    def play(self) -> None:
-        """A drill at noon, a stop by hand, a resident that is down, and a stop by the guard."""
+    def play(self) -> float:
+        """A drill at noon, a stop by hand, a resident that is down, and a stop by the guard.
+
+        When Prometheus first knew of all (epoch seconds).
+        """
         host, ess = self.host, self.ess
         self.market.start()
-        Prometheus(host).hurry()
+        prometheus = Prometheus(host)
+        prometheus.hurry()
+        host.run("redis-cli", "HSET", "quantum:state:portfolio", "drawdown", str(self.drawdown))
         ess.configure(CONDITION)
-        self.pass_by(20, 0.03)
+        prometheus.value("quantum_ess_guard_condition_value")
+        began = time.time()
+        self.pass_by(8, 0.03)
         ess("drill")
-        self.pass_by(15, 0.05)
+        self.pass_by(8, 0.05)
         ess("activate", "--reason", "spread on BTC is 40 times the usual")
         self.pass_by(10, 0.05)
         host.run("systemctl", "start", self.market.units[0], check=False)
-        self.pass_by(15, 0.04)
+        self.pass_by(8, 0.04)
         ess("deactivate", "--reason", "feed repaired")
-        self.pass_by(20, 0.06)
+        self.pass_by(10, 0.06)
         host.run("systemctl", "stop", "quantum-rl-monitor", "quantum-ess-sentry")
         self.pass_by(12, 0.05)
         host.run("systemctl", "start", "quantum-rl-monitor", "quantum-ess-sentry")
-        self.pass_by(20, 0.12)
+        self.pass_by(15, 0.12)
         ess.wait_event("complete", 2)
-        self.pass_by(20, 0.06)
+        self.pass_by(12, 0.06)
         ess("deactivate", "--reason", "position closed by hand")
-        self.pass_by(20, 0.05)
+        self.pass_by(12, 0.05)
+        return began
 
 
 class Scene:
@@ -110,8 +117,8 @@ class Scene:
                 for label, value in row["metric"].items():
                     name = name.replace("{{" + label + "}}", value)
                 points = [(moment, float(value)) for moment, value in row["values"]]
-                name = name.replace("localhost:9100", "").replace(".service", "")
-                found.append((name.strip(), points))
+                short = name.replace("localhost:9100", "").replace(".service", "").strip()
+                found.append((short or name, points))
         return found
 
     def now(self, panel: Panel) -> list[tuple[dict[str, str], float]]:
@@ -180,6 +187,9 @@ def draw_table(axes: Any, panel: Panel, scene: Scene) -> None:
         edges="horizontal",
         loc="upper center",
     )
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    table.scale(1, 1.6)
     for (line, _), cell in table.get_celld().items():
         cell.set_edgecolor("#2c3036")
         cell.get_text().set_color(FAINT if line == 0 else INK)
@@ -204,7 +214,7 @@ def draw(scene: Scene, file: Path) -> None:
     for panel in dashboard["panels"]:
         at = panel["gridPos"]
         wide = panel["type"] == "state-timeline"
-        left = at.get("x", 0) / 24 + (0.125 if wide else 0.035 if at["h"] > 4 else 0.006)
+        left = at.get("x", 0) / 24 + (0.14 if wide else 0.035 if at["h"] > 4 else 0.006)
         right = (at.get("x", 0) + at["w"]) / 24 - 0.006
         top = 1 - (at.get("y", 0) + 1.9) / height
         bottom = 1 - (at.get("y", 0) + at["h"] + (0.2 if at["h"] > 4 else 0.8)) / height
@@ -227,10 +237,9 @@ def main(file: Path) -> None:
         host.install(DEB[-1])
         host.apt("install", "--no-install-recommends", "python3-prometheus-client")
         prometheus = Prometheus(host)
-        started = time.time()
-        Day(host).play()
-        scene = Scene(prometheus, started + 8, time.time())
-        wait_until(lambda: prometheus.query("quantum_ess_active == 0")[0], 5, "the last scrape")
+        began = Day(host).play()
+        prometheus.value('quantum_ess_active{group="trading"} == 0')
+        scene = Scene(prometheus, began, time.time())
         draw(scene, file)
 
 
