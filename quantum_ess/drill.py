@@ -146,7 +146,7 @@ class Drill:
     def _judge_latch(self) -> None:
         """Record, refused starts, trail, and that nothing comes back."""
         say = self.evidence.check
-        kept = self._wait(lambda: account.logged(DRILL)[1] == "complete")
+        kept = self._wait(_accounted_for)
         rest = self._wait(lambda: not self._restless([*self.canaries, *DRILL.holders[:2]]))
         latched = os.path.lexists(DRILL.flag) and os.path.lexists(DRILL.record)
         measured = "flag and record" if latched else "not both flag and record"
@@ -199,6 +199,12 @@ class Drill:
                 return False
             time.sleep(0.01)
         return True
+
+
+def _accounted_for() -> bool:
+    """Whether record and trail of this stop are whole: those of the way before are still there."""
+    incident = (record.load(DRILL.record) or {}).get("incident")
+    return incident is not None and account.logged(DRILL) == (incident, "complete")
 
 
 class _Flag:
