@@ -8,6 +8,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 export DEBIAN_FRONTEND = noninteractive
 
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+UPSTREAM := $(firstword $(subst -, ,$(VERSION)))
 DEB := dist/quantum-ess_$(VERSION)_all.deb
 VENV := .venv/bin
 
@@ -59,14 +60,17 @@ install: root  ## install the package on this host (FORCE=1: even if it does not
 .PHONY: deb
 deb: $(DEB)  ## build dist/quantum-ess_VERSION_all.deb
 
-# In a copy, so that the checkout stays clean, and in an environment in which
-# no other Python than Debian's can be found. Without the unit tests: `make unit` runs them, and
+# In a copy, so that the checkout stays clean, beside the upstream's tarball, which is all but
+# debian/, and in an environment in which no other Python than Debian's can be found. Without the unit tests: `make unit` runs them, and
 # `make test-packaging` builds with them, by each release's own Python.
 $(DEB): $(SOURCES)
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT
 	mkdir "$$tmp/src"
 	tar -c --exclude-vcs --exclude=./dist --exclude=./.venv --exclude=__pycache__ \
 		--exclude='.*_cache' --exclude=.hypothesis . | tar -x -C "$$tmp/src"
+	tar -c -C "$$tmp/src" --exclude=./debian --transform='s,^\.,quantum-ess-$(UPSTREAM),' --sort=name \
+		--mtime="@$$(dpkg-parsechangelog --show-field Timestamp)" --mode=u=rwX,go=rX \
+		--owner=0 --group=0 --numeric-owner . | xz >"$$tmp/quantum-ess_$(UPSTREAM).orig.tar.xz"
 	(cd "$$tmp/src" && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$tmp" LC_ALL=C.UTF-8 \
 		DEB_BUILD_OPTIONS=nocheck dpkg-buildpackage -us -uc) >"$$tmp/build.log" 2>&1 || { cat "$$tmp/build.log" >&2; exit 1; }
 	rm -rf dist; mkdir dist

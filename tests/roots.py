@@ -98,11 +98,12 @@ def build_root(release: str, control: Path) -> Path:
     )
 
 
-def stdeb_root(release: str) -> Path:
-    """The tree in which stdeb, and Debian's own tools, make packages of PyPI's sdists."""
-    tools = "python3-stdeb pybuild-plugin-pyproject flit python3-all python3-hatchling debhelper"
+def tools_root(release: str) -> Path:
+    """The tree with what judges packages (lintian, uscan), and what makes them of PyPI's sdists."""
+    tools = "lintian devscripts libwww-perl fakeroot eatmydata debhelper pybuild-plugin-pyproject"
+    stdeb = "python3-stdeb python3-all flit python3-hatchling python3-packaging python3-docutils"
     needed = [name for name in DEPENDENCIES if name.startswith("python3-")]
-    include = ",".join((*tools.split(), "fakeroot", "eatmydata", *needed, "python3-packaging"))
+    include = ",".join((*tools.split(), *stdeb.split(), *needed))
     return tree(release, ("--variant=buildd", f"--include={include}"))
 
 

@@ -38,6 +38,7 @@ class Builder:
         # eatmydata would be seen by the tests of the build, so it is only for unpacking.
         self.chroot.run(
             f"rm -rf {directory}; mkdir -p {directory} /out/{name}; cd {directory};"
+            "cp /out/*.orig.tar.* .;"
             "eatmydata dpkg-source --no-check -x /out/*.dsc tree >/dev/null;"
             f"cd tree; umask {umask};"
             f"dpkg-buildpackage -us -uc {options} || exit 1;"

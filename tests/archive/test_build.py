@@ -1,14 +1,16 @@
 """Build: offline in a minimal chroot, twice the same, with each profile; lintian has no word."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from archive.build import Builder
+from archive.conftest import CHECKOUT
 from chroot import Chroot
 from host import CommandFailed
-from roots import tree
+from roots import tools_root
 
 # What a release's lintian can't know, with the reason; nothing else is suppressed.
 SUPPRESSED = {
@@ -45,14 +47,44 @@ def test_a_build_reaches_no_network(builder: Builder) -> None:
 
 def test_lintian(release: str, built: Path) -> None:
     """Not a word, pedantic and experimental tags included, from the release's own lintian."""
-    root = tree(release, ("--variant=minbase", "--include=lintian"))
-    with Chroot(root, {built: "/built"}) as chroot:
+    with Chroot(tools_root(release), {built: "/built"}) as chroot:
         suppress = ",".join(sorted(SUPPRESSED[release]))
         option = f"--suppress-tags {suppress}" if suppress else ""
         said = chroot.run(
             f"lintian --allow-root --pedantic -E -I {option} /built/*.changes 2>&1 || :"
         )
     assert said == ""
+
+
+SERVED = """
+python3 - <<END
+import fcntl, socket, struct
+up = struct.pack("16sh", b"lo", 0x49)  # IFF_UP | IFF_LOOPBACK | IFF_RUNNING
+fcntl.ioctl(socket.socket(), 0x8914, up.ljust(40, b"\\0"))  # SIOCSIFFLAGS
+END
+cp -r /source /tmp/source; cd /tmp/source
+sed -i 's|https://[^/]*|http://127.0.0.1:8080|' debian/watch
+mkdir -p /tmp/served/releases/old
+touch /tmp/served/releases/quantum-ess_9.8.7.orig.tar.xz /tmp/served/releases/SHA256SUMS
+cp /built/*.orig.tar.xz /tmp/served/releases/
+python3 -m http.server --bind 127.0.0.1 -d /tmp/served 8080 >/dev/null 2>&1 & server=$!
+timeout 60 sh -c 'until GET http://127.0.0.1:8080 >/dev/null; do sleep 0.1; done'
+status=0; uscan --no-download --dehs || status=$?
+kill $server
+exit $status
+"""
+
+
+def test_watch_file(release: str, built: Path, tmp_path: Path) -> None:
+    """uscan finds a newer release where `make release` would be served, and no other file of it."""
+    shutil.copytree(CHECKOUT / "debian", tmp_path / "debian")
+    with Chroot(tools_root(release), {built: "/built", tmp_path: "/source"}) as chroot:
+        said = chroot.run(SERVED)
+    version = only(built, "*.orig.tar.xz").name.removesuffix(".orig.tar.xz").partition("_")[2]
+    assert f"<debian-uversion>{version}</debian-uversion>" in said
+    assert "<upstream-version>9.8.7</upstream-version>" in said
+    assert "<status>newer package available</status>" in said
+    assert "<warnings>" not in said
 
 
 def test_two_builds_are_the_same(builder: Builder, built: Path) -> None:

@@ -41,7 +41,7 @@ def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
     """Install, upgrade from the previous version, remove, purge: nothing is left behind."""
     base = tmp_path / "base.tar.gz"
     minimal = tree(release, ("--variant=minbase",))
-    subprocess.run(("tar", "-C", minimal, "-czf", base, "."), check=True)
+    subprocess.run(("tar", "-C", minimal, "-I", "gzip -1", "-cf", base, "."), check=True)
     # A mirror with the previous version and what it depends on; there is no other.
     cached = (root_tree(release) / "var/cache/apt/archives").glob("*.deb")
     debs = [previous(deb, tmp_path), *cached]

@@ -101,7 +101,7 @@ def serve(host: Host) -> None:
     server = ("python3", "-m", "http.server", "--bind", "127.0.0.1", "-d", "/srv/apt", "8080")
     host.run("systemd-run", "--quiet", "--unit=apt-server", *server)
     listens = "ss -ltn 2>/dev/null | grep -q :8080 || grep -q ' 0100007F:1F90 ' /proc/net/tcp"
-    wait_until(lambda: host.run("sh", "-c", listens, check=False).returncode == 0, 10, "http")
+    wait_until(lambda: host.run("sh", "-c", listens, check=False).returncode == 0, 60, "http")
 
 
 def use(host: Host, place: Path, made: Repositories, name: str) -> None:

@@ -74,7 +74,7 @@ def test_take_over_and_back(bare_host: Host, deb: Path) -> None:
     # The old path of the command, as somebody's script has it.
     assert host.run("bash", CONTROLLER, "status").stdout.splitlines()[0] == "ESS Status: INACTIVE"
     host.run("/usr/local/bin/panic")
-    wait_until(lambda: not trading.alive(), 5, "the end of trading")
+    wait_until(lambda: not trading.alive(), 60, "the end of trading")
     assert ess.latched()
     ess.wait_complete()
     host.run("bash", CONTROLLER, "deactivate")
@@ -103,10 +103,11 @@ def test_an_old_flag_stays_latched(bare_host: Host, deb: Path) -> None:
     oldhost.install(host, enable_stop=False)
     host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer")  # they never end otherwise
     host.run("bash", CONTROLLER, "activate")
-    wait_until(lambda: not trading.alive(), 5, "the end of trading")
+    wait_until(lambda: not trading.alive(), 60, "the end of trading")
     kept = trading.kept_pids()
 
-    host.install(deb)
+    said = host.install(deb)
+    assert "was ACTIVE before this installation" in said and "quantum-ess deactivate" in said
     for step in ("install", "apply", "undo"):
         if step != "install":
             ess("migrate", f"--{step}")
@@ -115,7 +116,7 @@ def test_an_old_flag_stays_latched(bare_host: Host, deb: Path) -> None:
         assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0, step
         hold(trading.alive, 0.5, f"started by {step}")
     ess("migrate", "--apply")
-    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 10, "the record")
+    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 60, "the record")
     host.power_cut()
     assert ess.first_line() == ACTIVE
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0

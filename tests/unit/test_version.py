@@ -26,7 +26,7 @@ def test_changelog_and_module_agree() -> None:
     """All other places have the version from one of these two."""
     written = re.match(r"quantum-ess \((.+?)\)", (CHECKOUT / "debian/changelog").read_text())
     assert written is not None
-    assert written[1].partition("~")[0] == quantum_ess.__version__
+    assert written[1].partition("-")[0] == quantum_ess.__version__
     assert "version" in project()["dynamic"]
 
 
