@@ -53,7 +53,7 @@ def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
         (
             *("piuparts", "--no-eatmydata", f"--basetgz={base}", f"--distribution={release}"),
             *(f"--mirror=file:{mirror} main", "--do-not-verify-signatures"),
-            *(f"--bindmount={mirror}"),
+            f"--bindmount={mirror}",
             str(deb),
         ),
         env=os.environ | {"PATH": SYSTEM_PATH},
