@@ -25,7 +25,7 @@ from trading import Trading
 from waiting import now_ns, wait_until
 
 SEED = int(os.environ.get("SEED", random.randrange(10**6)))
-POINTS = int(os.environ.get("POINTS", "2"))  # interruptions of each deed, beside latch and release
+POINTS = int(os.environ.get("POINTS", "1"))  # interruptions of each deed, beside latch and release
 CALLS = "rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat,clone,vfork,wait4"
 OPTIONS = "--force-confdef --force-confold --force-downgrade"
 CONFFILE = "/etc/quantum-ess/quantum-ess.conf"  # edited; each version ships it with another text
@@ -47,7 +47,7 @@ DEEDS = {
 }
 LOOP = "while :; do {}; done"
 TRY_TO_START = "systemctl start {} 2>/dev/null && echo started >>/run/started; sleep 0.05"
-RELOAD = "systemctl daemon-reload; sleep 0.2"
+RELOAD = "systemctl daemon-reload; sleep 0.5"
 
 
 @pytest.fixture
