@@ -39,9 +39,6 @@ def test_autopkgtest(release: str, tmp_path: Path) -> None:
 
 def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
     """Install, upgrade from the previous version, remove, purge: nothing is left behind."""
-    base = tmp_path / "base.tar.gz"
-    minimal = tree(release, ("--variant=minbase",))
-    subprocess.run(("tar", "-C", minimal, "-I", "gzip -1", "-cf", base, "."), check=True)
     # A mirror with the previous version and what it depends on; there is no other.
     cached = (root_tree(release) / "var/cache/apt/archives").glob("*.deb")
     debs = [previous(deb, tmp_path), *cached]
@@ -49,11 +46,14 @@ def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
     places = [f"{release}/main={file}" for file in debs]
     subprocess.run((CHECKOUT / "archive/apt-repo", mirror, *places), check=True)
     subprocess.run(("chmod", "-R", "a+rX", tmp_path), check=True)
+    base = tmp_path / "base.tar.gz"
+    minimal = tree(release, ("--variant=minbase",))
+    key = ("--transform=s,^quantum-ess,./etc/apt/trusted.gpg.d/&,", "-C", mirror, "quantum-ess.asc")
+    subprocess.run(("tar", "-I", "gzip -1", "-cf", base, "-C", minimal, ".", *key), check=True)
     done = subprocess.run(
         (
             *("piuparts", "--no-eatmydata", f"--basetgz={base}", f"--distribution={release}"),
-            *(f"--mirror=file:{mirror} main", "--do-not-verify-signatures"),
-            f"--bindmount={mirror}",
+            *(f"--mirror=file:{mirror} main", f"--bindmount={mirror}"),
             str(deb),
         ),
         env=os.environ | {"PATH": SYSTEM_PATH},
