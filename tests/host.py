@@ -230,7 +230,8 @@ class Host:
         try:
             out, err = process.communicate(input, timeout)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by now
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             raise
         if check and process.returncode:

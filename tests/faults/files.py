@@ -73,12 +73,14 @@ VAR_FAULTS = (
     ),
 )
 
+DIRECTORY_MISSING = Fault(
+    "flag's directory missing",
+    script("rmdir /run/quantum", "true"),
+    impossible={TOUCH: "touch itself fails"},
+)
+
 DIRECTORY_FAULTS = (
-    Fault(
-        "flag's directory missing",
-        script("rmdir /run/quantum", "true"),
-        impossible={TOUCH: "touch itself fails"},
-    ),
+    DIRECTORY_MISSING,
     Fault("flag's directory made anew", script("rmdir /run/quantum; mkdir /run/quantum", "true")),
     Fault(
         "flag's directory a file",

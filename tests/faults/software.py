@@ -8,9 +8,9 @@ MODULES = "/usr/lib/python3/dist-packages"
 PYTHON_MISSING = Fault(
     "Python missing",
     script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
-    impossible={COMMAND: "it is a Python program"},
+    statuses=(DONE, INCOMPLETE),
     python=False,
-    smoke=(UNIT, TOUCH),
+    smoke=(COMMAND, UNIT, TOUCH),
 )
 
 

@@ -4,7 +4,14 @@ import pytest
 
 from faults.conftest import Table
 from faults.fault import COMMAND, TOUCH, UNIT, Fault
-from faults.files import CONFIG_GARBAGE, RUN_FULL, RUN_WITHOUT_INODES, VAR_FULL, VAR_READ_ONLY
+from faults.files import (
+    CONFIG_GARBAGE,
+    DIRECTORY_MISSING,
+    RUN_FULL,
+    RUN_WITHOUT_INODES,
+    VAR_FULL,
+    VAR_READ_ONLY,
+)
 from faults.matrix import stop
 from faults.pressure import OVERLOAD
 from faults.services import (
@@ -22,7 +29,6 @@ from host import Host
 from trading import WAYS
 
 ALL_WAYS = tuple(WAYS)
-WITHOUT_PYTHON = (UNIT, TOUCH)
 
 # What the sentry may not be needed for. With PID 1 hung as well nobody is left to see a flag.
 KEY = (BUS_HUNG, JOURNALD_HUNG, RUN_FULL, VAR_READ_ONLY, CONFIG_GARBAGE)
@@ -31,13 +37,15 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     *(((SENTRY_STOPPED, fault), ALL_WAYS) for fault in KEY),
     ((SENTRY_STOPPED, PID1_HUNG), (COMMAND,)),
     ((SENTRY_STOPPED, RUN_WITHOUT_INODES), (COMMAND, UNIT)),
-    ((SENTRY_STOPPED, PYTHON_MISSING), WITHOUT_PYTHON),
+    ((SENTRY_STOPPED, PYTHON_MISSING), ALL_WAYS),
     ((SENTRY_STOPPED, OVERLOAD), ALL_WAYS),
     ((SENTRY_HUNG, BUS_HUNG), ALL_WAYS),
-    ((PYTHON_MISSING, BUS_HUNG), WITHOUT_PYTHON),
-    ((PYTHON_MISSING, VAR_READ_ONLY), WITHOUT_PYTHON),
+    ((PYTHON_MISSING, BUS_HUNG), ALL_WAYS),
+    ((PYTHON_MISSING, VAR_READ_ONLY), ALL_WAYS),
+    # By command halt gets its inode back from the sentry, in time or not.
     ((RUN_WITHOUT_INODES, PYTHON_MISSING), (UNIT,)),
-    ((JOURNALD_HUNG, PYTHON_MISSING), WITHOUT_PYTHON),
+    ((DIRECTORY_MISSING, PYTHON_MISSING), (COMMAND, UNIT)),
+    ((JOURNALD_HUNG, PYTHON_MISSING), ALL_WAYS),
     ((PID1_HUNG, BUS_HUNG), (COMMAND, TOUCH)),
     ((JOURNALD_HUNG, PID1_HUNG), (COMMAND, TOUCH)),
     ((PID1_HUNG, REDIS_HUNG), (COMMAND, TOUCH)),

@@ -3,11 +3,13 @@
 The sentry is stopped as well: it would be quicker than PID 1 in everything.
 """
 
+import json
+
 import pytest
 
 from host import Host
 from kinds import FOUR, REDIS, ROUNDS
-from product import ACTIVE, Ess
+from product import ACTIVE, INCOMPLETE, RECORD, Ess
 from trading import FLAG, Trading
 from waiting import hold, wait_until
 
@@ -29,7 +31,7 @@ def give_back(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("way", "kinds"),
-    [("unit", ROUNDS[1]), *(("flag", kinds) for kinds in ROUNDS)],
+    [("command", ROUNDS[1]), ("unit", ROUNDS[1]), *(("flag", kinds) for kinds in ROUNDS)],
     ids=lambda value: value if isinstance(value, str) else "+".join(value.values()),
 )
 def test_every_kind_dies_and_stays_down(host: Host, way: str, kinds: dict[str, str]) -> None:
@@ -74,6 +76,12 @@ def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
     assert "ESS ACTIVATION INITIATED" in wait_until(
         lambda: host.journal("-t", "quantum-ess", "-o", "cat"), 5, "a trail without Python"
     )
+    told = ess("status", check=False)
+    assert told.returncode == 1 and told.stdout == ACTIVE + "\n"
+    assert "Python is missing: apt install" in told.stderr
+    assert ess("status", "--quiet", check=False).returncode == 0
+    refused = ess("deactivate", check=False)
+    assert refused.returncode == 1 and "Python is missing" in refused.stderr
     give_back(host)
     ess.wait_event("complete", timeout=15)
     assert ess.first_line() == ACTIVE
@@ -83,6 +91,19 @@ def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
     assert host.main_pid(REDIS)
     ess("deactivate")
     assert trading.alive() == list(FOUR)
+
+
+def test_who_and_why_are_known_of_a_command_without_python(trading: Trading) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    take_away(host)
+    why = 'a "quote", a \\backslash, a\nline'
+    done = ess("activate", "--reason", why, check=False, SUDO_USER="alice")
+    assert done.returncode == INCOMPLETE and done.stdout == ACTIVE + "\n"
+    give_back(host)
+    ess.wait_event("complete", timeout=15)
+    found = json.loads(host.read_file(RECORD))
+    assert found["trigger"] == "command" and found["reason"] == why.replace("\n", " ")
+    assert found["actor"]["sudo_user"] == "alice"
 
 
 def test_removing_the_flag_without_python(trading: Trading) -> None:

@@ -114,7 +114,8 @@ def test_the_timer_alone_notices_the_flag(brisk: Trading) -> None:
     host.run("systemctl", "stop", *QUICK)
     begun = now_ns()
     host.run("rm", FLAG)
-    wait_until(lambda: brisk.born_after(begun), BY_TIMER, "a release by the timer")
+    # One period, and then what a release takes on a busy machine.
+    wait_until(lambda: brisk.born_after(begun), BY_TIMER + 15, "a release by the timer")
 
 
 def test_no_start_only_releases(brisk: Trading) -> None:
