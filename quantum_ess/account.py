@@ -27,6 +27,7 @@ MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
+LONGEST_REASON = 200  # characters of it in a line of the trail; the field has them all
 RECENT = 2.0  # seconds that a unit's start may have come before its flag
 
 
@@ -109,6 +110,7 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     if not account.over:
         _try(account, "marker", lambda: marker.want(*want))
     tell_redis(trail, outcome.strike.plan, account)
+    trail.log("activated", _headline(about))
     usec = int(1e6 * outcome.seconds)
     if outcome.verified:
         trail.log("complete", "ESS ACTIVATION COMPLETE", duration_usec=usec)
@@ -116,6 +118,13 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
         trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
     account.problems += outbox.announce(trail.group, "activate", {**about, **job})
     _mark_logged(trail.group, account, "complete")
+
+
+def _headline(about: dict[str, Any]) -> str:
+    """Who and why in one line, for those who read no fields: `journalctl ... | grep ACTIVATED`."""
+    reason = " ".join(str(about["reason"] or "").split())[:LONGEST_REASON]
+    why = f": {reason}" if reason else ""
+    return f"ESS ACTIVATED by {about['actor']} ({about['trigger']}){why}"
 
 
 def remember(

@@ -10,6 +10,7 @@ MESSAGE_IDS = {
     "latched": "a7810d5281b9469fb4a33dbf9c3fe82f",
     "stopped": "ed31d901c32440ad9ab064194f84f6d9",
     "living": "ae240fa36bc14b2b97cb1a1660ef8eb5",
+    "activated": "a3b8e6d05e064f38a060d4988d82c7fb",
     "complete": "57e1f9dd6a4b46cb806deea0e6a1d125",
     "incomplete": "a09c8bfbaa2640718f6b992912a316c1",
     "repeated": "1d0407aea0234b4d92166438b4ee60ab",

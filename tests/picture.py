@@ -8,6 +8,7 @@ what comes back is drawn with matplotlib at the panel's place.
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ DEB = sorted(CHECKOUT.glob("dist/quantum-ess_*.deb"))
 COLUMN, ROW = 0.5, 0.31  # inches of one unit of the grid
 PAPER, PLATE, INK, FAINT = "#111217", "#181b1f", "#d8d9da", "#7b8087"
 COLOURS = {"green": "#56a64b", "red": "#e02f44", "orange": "#ff9830", "text": "#4d525a"}
-LINES = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9")
+LINES = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#d8d9da", "#7b8087")
 
 Panel = dict[str, Any]
 Series = list[tuple[str, list[tuple[float, float]]]]
@@ -164,11 +165,19 @@ def draw_timeline(axes: Any, panel: Panel, scene: Scene) -> None:
 
 def draw_lines(axes: Any, panel: Panel, scene: Scene) -> None:
     """Numbers over time."""
-    for colour, (name, points) in zip(LINES, scene.over_time(panel), strict=False):
+    series = scene.over_time(panel)
+    for colour, (name, points) in zip(LINES[: len(series)], series, strict=True):
         axes.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.5)
     axes.set_ylim(bottom=0)
     if axes.lines:
-        axes.legend(loc="upper left", fontsize=7, facecolor=PLATE, edgecolor=PLATE, labelcolor=INK)
+        axes.legend(
+            loc="upper left",
+            fontsize=7,
+            framealpha=0.8,
+            facecolor=PLATE,
+            edgecolor=PLATE,
+            labelcolor=INK,
+        )
 
 
 def draw_table(axes: Any, panel: Panel, scene: Scene) -> None:
@@ -176,13 +185,14 @@ def draw_table(axes: Any, panel: Panel, scene: Scene) -> None:
     rows = sorted(scene.now(panel), key=lambda row: -row[1])
     texts = [
         [f"{datetime.fromtimestamp(value / 1000, UTC):%H:%M:%S}"]
-        + [labels[key] for key in ("trigger", "actor", "reason")]
+        + [labels[key] for key in ("trigger", "actor")]
+        + [textwrap.shorten(labels["reason"], 52, placeholder=" …")]
         for labels, value in rows
     ]
     axes.axis("off")
     table = axes.table(
         [["when", "trigger", "actor", "reason"], *texts],
-        colWidths=[0.14, 0.14, 0.12, 0.6],
+        colWidths=[0.13, 0.14, 0.09, 0.64],
         cellLoc="left",
         edges="horizontal",
         loc="upper center",

@@ -18,7 +18,11 @@ SPOOL = "/var/lib/quantum-ess/spool"
 
 
 BEGIN = ("ESS ACTIVATION INITIATED", "ESS LATCH FLAG SET")
-END = ("ESS ACTIVATION COMPLETE",)
+
+
+def end(way: str) -> list[str]:
+    """The last lines."""
+    return [f"ESS ACTIVATED by root ({way})", "ESS ACTIVATION COMPLETE"]
 
 
 def stopped() -> list[str]:
@@ -42,7 +46,10 @@ def test_the_lines_of_the_operations_card(trading: Trading, way: str) -> None:
     ess = Ess(trading.host)
     trading.pull(way)
     ess.wait_complete()
-    assert ess.messages() == [*BEGIN, *stopped(), "ESS REDIS MARKER SET", *END]
+    who, complete = end(way)
+    assert ess.messages() == [*BEGIN, *stopped(), "ESS REDIS MARKER SET", who, complete]
+    found = trading.host.sh('journalctl -t quantum-ess | grep "ACTIVATED"')  # as the card has it
+    assert found.count("\n") == found.count(who) == 1
     for options in (("-t", "quantum-ess"), BY_UNIT):
         lines = trading.host.journal("-o", "cat", *options).splitlines()
         audit = [line for line in lines if line.startswith("[ESS AUDIT] ")]
@@ -172,5 +179,5 @@ def test_a_journald_that_does_not_listen(trading: Trading, way: str, state: str)
     ess.wait_event("complete", timeout=20)
     wait_until(lambda: not host.sh(waiting), 15, "an empty spool")
     events = [event for event in ess.events() if "MARKER" not in event["MESSAGE"]]
-    assert [text(event) for event in events] == [*BEGIN, *stopped(), *END]
+    assert [text(event) for event in events] == [*BEGIN, *stopped(), *end(way)]
     assert len(set(ids(events))) == len(events)

@@ -34,6 +34,7 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
         "initiated",
         "latched",
         *["stopped"] * 3,
+        "activated",
         "complete",
         "release-initiated",
         "unlatched",

@@ -116,12 +116,21 @@ def test_a_newcomer_sees_the_activation_within_one_scrape(desk: Desk) -> None:
     assert scrapes.index(1) <= 1, "a scrape may cross the writing, the next one knows"
 
 
+def shown(file: str, key: str) -> str:
+    """What a shipped example of provisioning says for that key."""
+    text = (CHECKOUT / "monitoring/provisioning" / file).read_text()
+    (value,) = re.findall(rf"^ +{key}: (.+)$", text, re.M)
+    return str(value)
+
+
 def test_the_rules_by_promtool(desk: Desk) -> None:
     """Each alert fires on its cases and not on the others; the metrics are in good form."""
     host = desk.host
     host.write_file("/root/cases.yml", rules.promtool_file(rules.SHIPPED))
     assert "SUCCESS" in host.run("promtool", "check", "rules", rules.SHIPPED).stdout
     assert "SUCCESS" in host.run("promtool", "test", "rules", "/root/cases.yml").stdout
+    assert host.exists(f"{shown('dashboard.yml', 'path')}/{DASHBOARD.name}")
+    assert shown("datasource.yml", "url") == "http://localhost:9090"
     metrics = desk.ess("metrics").stdout
     checked = host.run("promtool", "check", "metrics", input=metrics, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
@@ -451,10 +460,11 @@ def test_alerts_of_the_drill(desk: Desk) -> None:
     desk.wait_alert("DrillFailed", fires=False)
 
 
-def test_every_query_of_the_dashboard_has_data(desk: Desk) -> None:
-    """On a host that has a guard, was drilled, stopped and released."""
+def test_every_query_and_every_metric_has_data(desk: Desk) -> None:
+    """On a host that has a guard and notifications that fail, was drilled, stopped and released."""
     say(desk, 0.04)
     desk.ess.configure(CONDITION)
+    desk.host.write_file("/etc/quantum-ess/notify.urls", "json://127.0.0.1:9/\n", 0o600)
     for command in ("drill", "activate", "deactivate"):
         desk.ess(command)
     desk.wait_for("quantum_ess_guard_condition_value")
@@ -466,6 +476,9 @@ def test_every_query_of_the_dashboard_has_data(desk: Desk) -> None:
 
     wait_until(lambda: not empty(), PATIENCE, f"data for {empty()}")
     assert len(asked) > 15
+    desk.wait_for("quantum_ess_notifications_pending > 0")
+    documented = set(re.findall(r"quantum_ess_[a-z_]+", GUIDE.read_text()))
+    assert documented == families(desk.ess("metrics").stdout)
 
 
 def test_every_alert_has_fired(desk: Desk) -> None:
