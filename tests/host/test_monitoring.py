@@ -237,11 +237,9 @@ def test_the_answers_while_stopped_and_released(desk: Desk) -> None:
     assert prometheus.value('quantum_ess_active{group="trading"}') == 0
     assert prometheus.value(running) == 4
     desk.host.sh(f"touch {FLAG}")
-    ess.wait_complete(PATIENCE)
-    desk.catch_up()
+    desk.wait_for(f"{counted[0]} == {flags + 1}")
     assert prometheus.value(f'{info}{{trigger="flag"}}') == 1
     assert prometheus.value('quantum_ess_active{group="trading"}') == 1
-    assert prometheus.value(counted[0]) == flags + 1
     ess("deactivate")
 
 
@@ -275,7 +273,8 @@ def test_a_stop_waits_for_no_metrics(desk: Desk) -> None:
 def test_what_can_not_be_read_hides_nothing_else(desk: Desk) -> None:
     """PID 1 hung; a record, a plan and a history that say nothing; no directory of state."""
     host, ess = desk.host, desk.ess
-    host.run("systemctl", "stop", "quantum-ess-metrics.timer")
+    mends = ("quantum-ess-watch.timer", "quantum-ess-watch.service")
+    host.run("systemctl", "stop", "quantum-ess-metrics.timer", *mends)
     ess("activate")
     with host.frozen():
         assert known(ess("metrics").stdout) == {"active": "1.0", "armed": "0.0"}
@@ -336,7 +335,8 @@ def test_alerts_on_a_stop_that_comes_late(desk: Desk) -> None:
     wait_until(lambda: time.monotonic() > late, PATIENCE, "more than 2 s")
     host.run("systemctl", "start", *deaf)
     wait_until(lambda: not desk.market.remaining(), PATIENCE, "a late stop")
-    desk.ess.wait_complete(PATIENCE)
+    desk.ess.wait_idle(PATIENCE)
+    assert host.read_file(FLAG) == host.sh(f"date -u -r {FLAG} +%Y-%m-%dT%H:%M:%SZ")
     desk.wait_alert("StopSlow")
     seconds = desk.ess.status()["stop_ms"] / 1000
     assert seconds > 2
