@@ -70,6 +70,12 @@ def test_the_shell_gives_the_same_ids() -> None:
     assert [(event, number) for event, number in found if MESSAGE_IDS[event] != number] == []
 
 
+def test_nothing_but_comments_comes_before_the_first_id() -> None:
+    """Else systemd 257 refuses the file, and with it the catalogs of all other packages."""
+    head = CATALOG.read_text().partition("\n-- ")[0].splitlines()
+    assert [line for line in head if line and not line.startswith("#")] == []
+
+
 def test_every_id_is_explained() -> None:
     """What happened, what it means, what to do."""
     found = entries()
