@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     checkhost.journal,
     checkhost.clock,
     checkhost.redis,
+    checkhost.guard,
     checkhost.drill,
     checkhost.outgoing,
 )

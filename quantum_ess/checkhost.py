@@ -26,8 +26,10 @@ from quantum_ess.compiler import Compiled
 from quantum_ess.errors import ConfigError, Failed
 from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
+from quantum_ess.guard import state as guards
 
 JOURNALD = "systemd-journald.service"
+GUARD_PATH = "quantum-ess-guard.path"
 JOURNALD_CONF = "systemd/journald.conf"
 LEAST_BURST = 1000  # messages that journald must take in one interval
 LEAST_FREE = 4 << 20  # bytes, for record, spool and history
@@ -221,6 +223,25 @@ def records(facts: Facts) -> Iterator[Finding]:
         yield Finding(NOTE, "entries-waiting", text, "quantum-ess tend (the watch timer does it)")
 
 
+def guard(facts: Facts) -> Iterator[Finding]:
+    """Is what was configured to be guarded guarded?"""
+    said = guards.summary(facts.group)
+    if said["state"] not in ("off", "running"):
+        text = f"the guard: {said['state']}: no condition would activate"
+        hint = f"systemctl enable --now {GUARD_PATH}; systemctl restart quantum-ess-guard"
+        yield Finding(ERROR, "guard-dead", text, hint, "quantum-ess-guard.service")
+        return
+    known = facts.unit(GUARD_PATH)
+    if said["state"] == "running" and known.get("UnitFileState") != "enabled":
+        text = f"{GUARD_PATH} is not enabled: after a boot nothing would be guarded"
+        yield Finding(
+            ERROR, "guard-not-enabled", text, f"systemctl enable {GUARD_PATH}", GUARD_PATH
+        )
+    for problem in guards.problems(said):
+        hint = "quantum-ess guard --check; quantum-ess.conf(5)"
+        yield Finding(WARNING, "guard-blind", problem, hint)
+
+
 def drill(facts: Facts) -> Iterator[Finding]:
     """An emergency stop that was never tried doesn't exist."""
     last = lastdrill.state(facts.plan)
@@ -228,8 +249,9 @@ def drill(facts: Facts) -> Iterator[Finding]:
         text = f"the last drill failed: {'; '.join(last['failures'])}"
         yield Finding(ERROR, "drill-failed", text, "mend that, then: quantum-ess drill")
     elif last["overdue"]:
-        ago = f"the last drill was {last['seconds'] // 86400} days ago"
-        text = ago if last["time"] else "there was no drill on this host yet"
+        text = "there was no drill on this host yet"
+        if last["time"]:
+            text = f"the last drill was {last['seconds'] // 86400} days ago"
         hint = "quantum-ess drill; systemctl enable --now quantum-ess-drill.timer"
         yield Finding(WARNING, "drill-overdue", text, hint)
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from quantum_ess import gate, unitfiles
 from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
-from quantum_ess.group import TRADING
 from quantum_ess.plan import is_own
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
@@ -85,7 +84,7 @@ def gates(facts: Facts) -> Iterator[Finding]:
             continue
         paths = [str(path) for path in known.get("DropInPaths", [])]
         ours = [path for path in paths if path.endswith("/" + gate.DROP_IN)]
-        missing = _missing(known, name)
+        missing = gate.missing(known, name)
         if missing and not ours:
             text = f"{name} has no gate: while ESS is active it could be started"
             yield Finding(ERROR, "gate-missing", text, DAEMON_RELOAD, name)
@@ -94,21 +93,6 @@ def gates(facts: Facts) -> Iterator[Finding]:
             text = f"the gate of {name} is undone ({' and '.join(missing)}) by {' or '.join(later)}"
             hint = f"take the empty assignment out of that file; {DAEMON_RELOAD}"
             yield Finding(ERROR, "gate-undone", text, hint, name)
-
-
-def _missing(known: dict[str, object], name: str) -> list[str]:
-    """Which parts of the gate a unit lacks."""
-    asserts = known.get("Asserts")
-    rows = asserts if isinstance(asserts, list) else []
-    held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
-    missing = [] if {TRADING.flag, TRADING.record} <= held else ["AssertPathExists="]
-    own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
-    if name.endswith(".service") and not own_root:
-        conditions = known.get("ExecCondition")
-        commands = conditions if isinstance(conditions, list) else []
-        if not any(TRADING.flag in " ".join(command[1]) for command in commands):
-            missing.append("ExecCondition=")
-    return missing
 
 
 def dragged(facts: Facts) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ on an automatic restart; ``ExecCondition=`` runs then too. See docs/design.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from quantum_ess import unitnames
 from quantum_ess.compiler import Compiled
@@ -172,3 +172,18 @@ def _prefix_gate(compiled: Compiled, pattern: str) -> Iterator[tuple[str, str]]:
     for prefix in unitnames.OWN_PREFIXES:
         if prefix.startswith(stem[:-1]):
             yield _path(f"{prefix.removesuffix('.')}.{kind}"), _OPEN
+
+
+def missing(known: Mapping[str, object], name: str) -> list[str]:
+    """The halves of the gate that a unit lacks, by its D-Bus properties as PID 1 has read them."""
+    asserts = known.get("Asserts")
+    rows = asserts if isinstance(asserts, list) else []
+    held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
+    lacks = [] if {TRADING.flag, TRADING.record} <= held else ["AssertPathExists="]
+    own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
+    if name.endswith(".service") and not own_root:
+        conditions = known.get("ExecCondition")
+        commands = conditions if isinstance(conditions, list) else []
+        if not any(TRADING.flag in " ".join(command[1]) for command in commands):
+            lacks.append("ExecCondition=")
+    return lacks

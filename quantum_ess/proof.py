@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from quantum_ess import __version__, account, activate, actor, latch, marker, observe, record
+from quantum_ess import __version__, account, activate, actor, gate, latch, marker, observe, record
 from quantum_ess import plan as plans
 from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
@@ -107,9 +107,11 @@ class Proof:
         open_ = []
         for unit in self.ran:
             path = self.manager.load(unit)
-            shut = _asserts(self.manager.get(path, "Unit", "Asserts"))
-            if not {TRADING.flag, TRADING.record} <= shut:
-                open_.append(unit)
+            known: dict[str, Any] = {}
+            for kind in ("Unit", unit.rpartition(".")[2].capitalize()):
+                known |= self.manager.get_all(path, kind)
+            if halves := gate.missing(known, unit):
+                open_.append(f"{unit} ({' and '.join(halves)})")
         measured = f"MISSING: {' '.join(open_)}" if open_ else f"{len(self.ran)} units have it"
         self.evidence.check("gate", "on every protected unit", measured, not open_)
 
@@ -318,11 +320,6 @@ class Proof:
         """
         if not self._setting and latch.mark(TRADING.flag) != self._mark:
             raise Overtaken
-
-
-def _asserts(rows: Any) -> set[str]:
-    """The paths that must not be there for the unit to be started."""
-    return {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
 
 
 def _status(process: Process) -> str:

