@@ -37,7 +37,8 @@ def assert_nothing_left(host: Host) -> None:
     # A slice of instances is systemd's and stays.
     assert host.run(*units, "quantum-ess-drill*", "quantum-ess-canary-*").stdout == ""
     assert [path for path in LEFT if host.exists(path)] == []
-    assert host.run("pgrep", "-x", "sleep", check=False).stdout == ""
+    canaries = "(/usr/bin/)?sleep infinity"  # the real sentry sleeps too, but not for ever
+    assert host.run("pgrep", "-fxa", canaries, check=False).stdout == ""
 
 
 def test_at_noon(host: Host, trading: Trading) -> None:

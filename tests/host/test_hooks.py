@@ -89,7 +89,9 @@ def test_hooks(trading: Trading) -> None:
     put_hook(host, f"{DEACTIVATE}/say", SAY)
     said = ess("activate", "--reason", "feed is\nstale $(touch /x)")
     assert "verified stopped" in said.stdout and said.stderr == ""
-    assert host.run("pgrep", "-f", "30-hang").stdout, "the command waited for a hook"
+    wait_until(  # the command has ended, and waits for none of them
+        lambda: host.run("pgrep", "-f", "30-hang", check=False).stdout, 30, "a hook at work"
+    )
     failed = {"activate.d/20-fail", "activate.d/30-hang", "activate.d/40-not-ours"}
     events = ess.wait_event("hook-failed", 3, timeout=30)
     assert {event["ESS_HOOK"] for event in events} == failed
@@ -122,7 +124,8 @@ def test_hooks(trading: Trading) -> None:
 def test_hooks_and_crashes(trading: Trading) -> None:
     """What a power cut came before is made up for; what a crash broke off is told, not repeated."""
     host, ess = trading.host, Ess(trading.host)
-    put_hook(host, f"{ACTIVATE}/slow", SAY + "exec sleep 60\n")
+    ess.configure("[hooks]\ntimeout = 10min\n")
+    put_hook(host, f"{ACTIVATE}/slow", SAY + "exec sleep 600\n")
     host.run("systemctl", "mask", "--runtime", "quantum-ess-hooks.service")
     ess("activate")
     ess.wait_complete()
