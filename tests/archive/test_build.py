@@ -89,7 +89,7 @@ def test_watch_file(release: str, built: Path, tmp_path: Path) -> None:
 
 def test_two_builds_are_the_same(builder: Builder, built: Path) -> None:
     """Another path, time zone, locale, umask and user name; and without the tests."""
-    builder.chroot.run("dpkg --remove python3-pytest python3-hypothesis")
+    builder.chroot.run("dpkg --remove python3-pytest python3-hypothesis python3-prometheus-client")
     other = builder.build(
         "other",
         place="/srv/another-place/and/a/deeper/one",

@@ -56,7 +56,7 @@ def test_all_is_there(released: Path) -> None:
     assert notes.split() == ["quantum-ess", version, *entry.split()]
 
 
-@pytest.mark.parametrize("debian", RELEASES)
+@pytest.mark.parametrize("debian", RELEASES, ids=("12", "13"))  # both beside 13's tests
 def test_sbom(released: Path, debian: str) -> None:
     """It has what a host of that release gets, in its versions, and nothing of this machine."""
     bom = json.loads((released / f"quantum-ess-{debian}.cdx.json").read_text())
