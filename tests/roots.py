@@ -98,6 +98,13 @@ def build_root(release: str, control: Path) -> Path:
     )
 
 
+def piuparts_root(release: str) -> Path:
+    """The smallest tree, in which piuparts installs and purges; with logrotate in its cache."""
+    download = 'chroot "$1" apt-get -y -d --no-install-recommends install logrotate'
+    options = ("--skip=cleanup/apt/cache", f"--customize-hook={download}")
+    return tree(release, ("--variant=minbase", *options))
+
+
 def tools_root(release: str) -> Path:
     """The tree with what judges packages (lintian, uscan), and what makes them of PyPI's sdists."""
     tools = "lintian devscripts libwww-perl fakeroot eatmydata debhelper pybuild-plugin-pyproject"

@@ -7,7 +7,7 @@ from pathlib import Path
 from archive.conftest import CHECKOUT
 from conftest import package
 from debs import previous
-from roots import SYSTEM_PATH, root_tree, tree
+from roots import SYSTEM_PATH, piuparts_root, root_tree
 
 EXTRA = ("dpkg-dev", "python3-jeepney", "python3-daemon", "python3-redis")
 TESTS = ("smoke", "stop", "latch", "reboot")
@@ -39,17 +39,20 @@ def test_autopkgtest(release: str, tmp_path: Path) -> None:
 
 def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
     """Install, upgrade from the previous version, remove, purge: nothing is left behind."""
-    # A mirror with the previous version and what it depends on; there is no other.
-    cached = (root_tree(release) / "var/cache/apt/archives").glob("*.deb")
-    debs = [previous(deb, tmp_path), *cached]
+    # A mirror with the previous version, what it depends on, and logrotate, for piuparts rotates
+    # when the package is gone; there is no other.
+    minimal = piuparts_root(release)
+    archives = [root / "var/cache/apt/archives" for root in (root_tree(release), minimal)]
+    cached = {file.name: file for place in archives for file in place.glob("*.deb")}
+    debs = [previous(deb, tmp_path), *cached.values()]
     mirror = tmp_path / "mirror"
     places = [f"{release}/main={file}" for file in debs]
     subprocess.run((CHECKOUT / "archive/apt-repo", mirror, *places), check=True)
     subprocess.run(("chmod", "-R", "a+rX", tmp_path), check=True)
     base = tmp_path / "base.tar.gz"
-    minimal = tree(release, ("--variant=minbase",))
     key = ("--transform=s,^quantum-ess,./etc/apt/trusted.gpg.d/&,", "-C", mirror, "quantum-ess.asc")
-    subprocess.run(("tar", "-I", "gzip -1", "-cf", base, "-C", minimal, ".", *key), check=True)
+    pack = ("tar", "-I", "gzip -1", "-cf", base, "--exclude=./var/cache/apt/archives/*.deb")
+    subprocess.run((*pack, "-C", minimal, ".", *key), check=True)
     done = subprocess.run(
         (
             *("piuparts", "--no-eatmydata", f"--basetgz={base}", f"--distribution={release}"),
