@@ -1,4 +1,5 @@
-"""A disposable copy of a root tree in which commands run without network and without systemd.
+"""A disposable copy of a root tree in which commands run without systemd, and with no network but
+loopback.
 
     with Chroot(root_tree("trixie"), binds={Path("dist"): "/dist"}) as chroot:
         chroot.run("dpkg --install /dist/*.deb")
@@ -11,6 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,12 @@ from typing import Self
 
 from host import CommandFailed
 from roots import SYSTEM_PATH, cache_directory
+
+# SIOCSIFFLAGS of "lo", to IFF_UP | IFF_LOOPBACK | IFF_RUNNING: what may not be used is the network.
+LOOPBACK = (
+    "import fcntl, socket, struct; up = struct.pack('16sh22x', b'lo', 0x49);"
+    "fcntl.ioctl(socket.socket(), 0x8914, up)"
+)
 
 
 class Chroot:
@@ -62,7 +70,7 @@ class Chroot:
         mounts = (
             f"mount -t overlay overlay -o {shlex.quote(layers)} {root}; {binds}"
             f"mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev; "
-            f"mount -t tmpfs tmpfs {root}/tmp; "
+            f"mount -t tmpfs tmpfs {root}/tmp; {shlex.join((sys.executable, '-c', LOOPBACK))}; "
         )
         clean = {"PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"} | dict(env or {})
         clean.setdefault("DEBIAN_FRONTEND", "noninteractive")
