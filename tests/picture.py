@@ -186,19 +186,19 @@ def draw_table(axes: Any, panel: Panel, scene: Scene) -> None:
     texts = [
         [f"{datetime.fromtimestamp(value / 1000, UTC):%H:%M:%S}"]
         + [labels[key] for key in ("trigger", "actor")]
-        + [textwrap.shorten(labels["reason"], 52, placeholder=" …")]
+        + [textwrap.shorten(labels["reason"], 66, placeholder=" …")]
         for labels, value in rows
     ]
     axes.axis("off")
     table = axes.table(
         [["when", "trigger", "actor", "reason"], *texts],
-        colWidths=[0.13, 0.14, 0.09, 0.64],
+        colWidths=[0.12, 0.12, 0.08, 0.68],
         cellLoc="left",
         edges="horizontal",
         loc="upper center",
     )
     table.auto_set_font_size(False)
-    table.set_fontsize(8)
+    table.set_fontsize(7)
     table.scale(1, 1.6)
     for (line, _), cell in table.get_celld().items():
         cell.set_edgecolor("#2c3036")
