@@ -251,7 +251,8 @@ def clean() -> None:
             manager.wait(0.02)
         for unit in _units(manager):
             if unit.active == "failed":
-                manager.reset_failed(unit.name)
+                with suppress(Refused):  # it has been forgotten meanwhile
+                    manager.reset_failed(unit.name)
         for path in (os.path.dirname(DRILL.flag), DRILL.run, DRILL.state):
             if os.path.lexists(path):
                 shutil.rmtree(path)

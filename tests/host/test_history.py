@@ -69,7 +69,7 @@ def test_an_incident(trading: Trading, way: str) -> None:
     assert len(listed) == 2 and over["incident"] in listed[1] and way in listed[1]
     told = ess("history", over["incident"]).stdout
     assert told == ess("history", "last").stdout
-    lines = ("ACTIVATED by root", "verified stopped in 0.", "refused to start quantum-ai-engine 3")
+    lines = ("ACTIVATED by root", "verified stopped in ", "refused to start quantum-ai-engine 3")
     for line in (*lines, "activated again by", "release begun by", "started", "RELEASED"):
         assert line in told, told
     assert ess("history", user="nobody").stdout == ess("history").stdout
