@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import Table
-from faults.fault import COMMAND, TOUCH, Fault
+from faults.fault import COMMAND, Fault
 from faults.matrix import Measured, stop
 from faults.pressure import OVERLOAD
 from faults.services import BUS_HUNG, JOURNALD_HUNG, PID1_HUNG, SENTRY_STOPPED
@@ -47,7 +47,6 @@ def cells() -> list[object]:
         for faults in FAULTS
         for way in WAYS
         if not any(way in fault.impossible for fault in faults)
-        and (way == TOUCH or PYTHON_MISSING not in faults)  # docs/reliability.md: not proven
     ]
 
 
