@@ -258,8 +258,8 @@ def test_the_guard(trading: Trading) -> None:
     """Dead, not there after a boot, or blind; nothing is said where there is nothing to guard."""
     host, ess, guard = trading.host, Ess(trading.host), Guarded(trading.host)
     guard.redis("SET", "risk", 1)
-    risk = condition("risk", redis="risk", limit="> 10")
-    guard.configure(risk, "[drill]\noverdue = 0\n")
+    risk = condition("risk", redis="risk", limit="> 10", unknown_for="2s")
+    guard.configure(risk)
     guard.wait("risk", state="fine")
     assert check(ess, FINE) == set()
     host.run("systemctl", "disable", WATCHER)
