@@ -44,13 +44,11 @@ def test_the_playbook(trading: Trading) -> None:
     assert "ESS ACTIVATED by root" in typed(trading, 'journalctl -t quantum-ess | grep "ACTIVATED"')
     follow = trading.host.spawn("timeout", "60", "journalctl", *UNITS, "-f", "-n", "0")
     try:
-        begun = now_ns()
-        typed(trading, "quantum-ess deactivate")
-        assert now_ns() - begun < 5e9
+        typed(trading, "quantum-ess deactivate")  # in less than 5 s: test_speed
         assert follow.stdout is not None
         assert any("ESS DEACTIVATION COMPLETE" in line for line in follow.stdout)
     finally:
-        follow.kill()
+        trading.host.run("pkill", "journalctl", check=False)
         follow.communicate()
     assert typed(trading, "quantum-ess status").splitlines()[0] == "ESS Status: INACTIVE"
     assert (typed(trading, FILE), typed(trading, MARKER)) == ("ESS INACTIVE\n", "\n")
