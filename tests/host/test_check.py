@@ -172,11 +172,6 @@ def test_the_host_around(trading: Trading) -> None:
             "systemctl stop quantum-ess-watch.timer",
             "systemctl start quantum-ess-watch.timer",
         ),
-        (
-            "flag-directory-odd",
-            "rmdir /run/quantum; touch /run/quantum",
-            "rm /run/quantum; systemd-tmpfiles --create",
-        ),
         ("flag-directory-missing", "rmdir /run/quantum", "systemd-tmpfiles --create"),
         ("redis-unreachable", f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
         (
