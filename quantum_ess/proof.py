@@ -120,6 +120,7 @@ class Proof:
     def _stop(self, way: Way) -> bool:
         """One stop and all that is to be seen of it; False if something is still alive."""
         say = self.evidence
+        self._not_overtaken()
         say.progress.doing("stopping")
         alive = observe.populated(self.plan)
         self._setting = True
@@ -139,7 +140,11 @@ class Proof:
         say.check("stopped", f"every process dead within {activate.LIMIT:g} s", measured, ok)
         say.check("exit status", "0", _status(trigger), trigger.status == 0)
         self._settle()
-        self._mark, self._setting = latch.mark(TRADING.flag), False
+        self._setting = False
+        known = record.load(TRADING.record) or {}
+        if known.get("trigger", way.name) != way.name:
+            raise Overtaken  # somebody was quicker, and it is not ours to release
+        self._mark = latch.mark(TRADING.flag)
         if way.by_flag:
             self._path_unit(trigger.began)
         self._latch()

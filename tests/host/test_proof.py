@@ -124,7 +124,8 @@ def test_a_survivor_and_a_slow_stop(host: Host, trading: Trading) -> None:
     host.run("systemd-run", "--unit=necromancer", "--quiet", "/bin/sh", "-c", raise_dead)
     wait_until(lambda: len(host.processes(FOUR[2])) > 1, 30, "a second process")
     found = failures(host)
-    assert FOUR[2] in found["stopped"]
+    # Dead for a moment, where it is raised too slowly: then it is alive again.
+    assert FOUR[2] in found.get("stopped", "") + found.get("no restart", "")
     host.run("systemctl", "stop", "necromancer")
 
 
