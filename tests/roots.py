@@ -99,10 +99,13 @@ def build_root(release: str, control: Path) -> Path:
 
 
 def piuparts_root(release: str) -> Path:
-    """The smallest tree, in which piuparts installs and purges; with logrotate in its cache."""
+    """The tree in which piuparts installs and purges; with logrotate in its cache.
+
+    With systemd: what that makes at its own installation, and leaves, is not the package's.
+    """
     download = 'chroot "$1" apt-get -y -d --no-install-recommends install logrotate'
     options = ("--skip=cleanup/apt/cache", f"--customize-hook={download}")
-    return tree(release, ("--variant=minbase", *options))
+    return tree(release, ("--variant=minbase", "--include=systemd", *options))
 
 
 def tools_root(release: str) -> Path:

@@ -21,6 +21,7 @@ def fragment(host: Host, unit: str) -> str:
 def disk(host: Host) -> str:
     """The old installation's files as they are: mode, owner, target of a link, checksum."""
     listed = f"find {UNITS_OF} /home/qt -name '*ess*' ! -name '*sentry*' ! -name '*restore*'"
+    listed += " ! -name '*guard*' ! -name '*metrics*'"
     return host.sh(f"{listed} -printf '%p %M %u:%g %l\\n' | sort; sha256sum {CONTROLLER}")
 
 
