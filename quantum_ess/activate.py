@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Request:
     """Who wants the stop and why. trigger: command, unit, flag, boot or resume.
 
-    created: libexec/quantum-ess has set the flag for this request, and has killed, at that time
+    created: libexec/quantum-ess has latched for this request, and has killed, at that time
     (milliseconds of CLOCK_BOOTTIME).
     """
 
@@ -105,11 +105,12 @@ def _flag(group: Group, request: Request) -> latch.Flag:
     """Shut the latch, unless somebody has done it for this request."""
     if request.trigger == "flag":
         return latch.found(group)
-    if request.created is not None and latch.inode(group) is not None:
-        flag = latch.Flag(latch.inode(group), True)
-        flag.monotonic -= time.clock_gettime(time.CLOCK_BOOTTIME) - request.created / 1000
-        return flag
-    return latch.shut(group)
+    if request.created is None:
+        return latch.shut(group)
+    number = latch.inode(group)  # None: it has latched by the record, for the flag takes programs
+    flag = latch.shut(group) if number is None else latch.Flag(number, True)
+    flag.monotonic -= time.clock_gettime(time.CLOCK_BOOTTIME) - request.created / 1000
+    return flag
 
 
 def _claim(group: Group, request: Request, flag: latch.Flag) -> None:

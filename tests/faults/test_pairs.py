@@ -42,6 +42,8 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     ((SENTRY_HUNG, BUS_HUNG), ALL_WAYS),
     ((PYTHON_MISSING, BUS_HUNG), ALL_WAYS),
     ((PYTHON_MISSING, VAR_READ_ONLY), ALL_WAYS),
+    ((RUN_FULL, VAR_FULL), ALL_WAYS),
+    ((RUN_WITHOUT_INODES, VAR_READ_ONLY), (COMMAND, UNIT)),
     # By command halt gets its inode back from the sentry, in time or not.
     ((RUN_WITHOUT_INODES, PYTHON_MISSING), (UNIT,)),
     ((DIRECTORY_MISSING, PYTHON_MISSING), (COMMAND, UNIT)),

@@ -1,0 +1,58 @@
+"""The order of the stop path, by strace: nothing is started before the kill, so nothing can hang.
+
+A fork may be refused, and a program may be on a disk that does not answer.
+"""
+
+import re
+
+import pytest
+
+from host import Host
+from kinds import FOUR
+from product import Ess
+from trading import FLAG, Trading
+from waiting import wait_until
+
+TRACE = "/run/trace"
+STRACE = ("strace", "-f", "-y", "-qq", "-o", TRACE, "-e", "trace=%process,read,write")
+KILL = re.compile(r"write\(.*/cgroup\.kill>")
+START = re.compile(r"^\d+ +(?:clone3?|v?fork|execve)\(")
+ARRANGED = {"": "true", "stop group": "chmod 1775 /run/quantum"}  # as libexec/access leaves it
+
+
+def before_the_kills(host: Host) -> list[str]:
+    """What was traced before the last of the first four kills. AssertionError if there are less."""
+    lines = host.read_file(TRACE).splitlines()
+    kills = [number for number, line in enumerate(lines) if KILL.search(line)]
+    assert len(kills) >= len(FOUR), "\n".join(lines)
+    return lines[: kills[len(FOUR) - 1]]
+
+
+@pytest.mark.parametrize("access", ARRANGED)
+def test_the_kill_comes_before_every_other_program(trading: Trading, access: str) -> None:
+    host, ess = trading.host, Ess(trading.host)
+    ess.configure("[resume]\nsettle = 50ms\n")
+    # What else watches the flag would be the first to kill.
+    watchers = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", *watchers, "quantum-ess-sentry")
+    for command in (("quantum-ess", "activate"), ("/usr/lib/quantum-ess/halt", "--raise")):
+        host.sh(ARRANGED[access])
+        host.run(*STRACE, *command)
+        started = [line for line in before_the_kills(host) if START.match(line)]
+        assert len(started) == 1, started  # itself
+        assert ess.latched()
+        ess("deactivate")
+        wait_until(lambda: sorted(trading.alive()) == sorted(FOUR), 30, "trading")
+
+    host.run("systemctl", "start", "quantum-ess-sentry")
+    pid = host.run("systemctl", "show", "-P", "MainPID", "quantum-ess-sentry").stdout.strip()
+    with_pid = host.spawn(*STRACE, "-p", pid)
+    traced = f"grep -q 'TracerPid:.*[1-9]' /proc/{pid}/status"
+    wait_until(lambda: host.run("sh", "-c", traced, check=False).returncode == 0, 30, "strace")
+    host.run("touch", FLAG)
+    wait_until(lambda: not trading.remaining(), 30, "the stop")
+    host.run("kill", "-INT", host.run("pidof", "strace").stdout.strip())
+    with_pid.communicate(timeout=30)
+    lines = before_the_kills(host)
+    heard = max(number for number, line in enumerate(lines) if " read(0<" in line)
+    assert not [line for line in lines[heard:] if START.match(line)], lines[heard:]
