@@ -9,6 +9,9 @@ import statistics
 import subprocess
 import time
 
+import pytest
+
+import replay
 from faults.fault import Fault, hung
 from faults.pressure import PRESSURE_FAULTS
 from faults.services import REDIS_FAULTS, instead_of_redis
@@ -457,6 +460,15 @@ def test_unknown_values_and_data_that_end_with_the_stop(trading: Trading) -> Non
     guard.wait("alive", 30, state="fine")
     guard.redis("DEL", "alive")
     guard.wait_fired("alive")
+
+
+@pytest.mark.parametrize("kind", ["hash", "json"])
+def test_a_day_of_portfolio_states(host: Host, kind: str) -> None:
+    """Through a real Redis and the product's own reader, as fast as they go: judged as by hand."""
+    Ess(host).configure(replay.CONDITIONS)
+    host.run("systemctl", "stop", WATCHER, UNIT)  # it has a clock of its own
+    states = replay.day(7)
+    assert replay.replay(host, states, kind) == replay.expected(states)
 
 
 def test_a_condition_that_can_never_fire(host: Host) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from quantum_ess.guard.condition import Limit, parse_limit
 from quantum_ess.guard.data import Content, Problem, age, number
 from quantum_ess.guard.evaluate import Reading
 from quantum_ess.guard.keyreader import reading
-from quantum_ess.guard.rules import Rule
+from replay import BEGAN, CONDITIONS, CRASH, GAP, STEP, TICK, day, expected
 
 REDIS = "redis = k\n"
 
@@ -191,56 +190,21 @@ def test_paths_into_json_and_what_is_no_number_there() -> None:
     assert reading(rule("missing"), Content("secret: NOPERM"), BASE, 0).value is None
 
 
-# A day of portfolio states, one every 5 s, in which three things happen.
-
-CRASH, TICK, GAP = 9000, 4000, range(12000, 12040)
-
-
-def day(seed: int) -> list[dict[str, str]]:
-    """Equity by a random walk; a bad tick, a time in which nobody writes, and a crash."""
-    dice = random.Random(seed)
-    equity, peak, states = 1e5, 1e5, []
-    for step in range(17280):
-        equity *= 1 + dice.gauss(0, 2e-5) - (0.004 if CRASH <= step < CRASH + 12 else 0)
-        peak = max(peak, equity)
-        shown = equity if step != TICK else equity * 0.4
-        states.append(
-            {
-                "timestamp": str(1.77e9 + 5 * (step if step not in GAP else GAP.start - 1)),
-                "equity_usd": f"{shown:.2f}",
-                "drawdown": f"{1 - shown / peak:.6f}",
-            }
-        )
-    return states
-
-
-@pytest.mark.parametrize("as_hash", [True, False])
-def test_a_day_of_portfolio_states(as_hash: bool) -> None:
+def test_a_day_of_portfolio_states(files: Files) -> None:
+    """Conditions as configured, without a Redis; tests/host has the same day with one."""
     states = day(7)
-    wall = [1.77e9 + 5 * step for step in range(len(states))]
-    assert len(states) * 5 == 86400
+    wanted = expected(states)
+    assert TICK not in wanted["drop"] and wanted["drop"][0] in CRASH
+    assert wanted["stale"][0] == GAP.start - 1 + 13 and wanted["doubt"][0] == GAP.start + 18
 
-    def readings(rule: Rule) -> list[Reading]:
-        made, before = [], None
-        for step, state in enumerate(states):
-            text = json.dumps({key: float(value) for key, value in state.items()})
-            content = Content("hash", state) if as_hash else Content("string", text=text)
-            base = Reading(5.0 * step, fresh=content != before, first=not step)
-            made.append(reading(rule, content, base, wall[step]))
-            before = content
-        return made
-
-    drop = rule("drop", ">= 3%", field="equity_usd", samples=2, window=300.0)
-    seen = fired(drop, readings(drop))
-    falls = [
-        step
-        for step in range(1, len(states))
-        if float(states[step]["equity_usd"])
-        <= 0.97 * max(float(s["equity_usd"]) for s in states[max(0, step - 59) : step + 1])
-    ]
-    assert TICK in falls and seen[0] == next(s for s in falls if s > TICK and s - 1 in falls)
-    assert CRASH < seen[0] < CRASH + 12
-    stale = rule("age", "> 60s", field="timestamp", samples=1)
-    assert fired(stale, readings(stale))[0] == GAP.start - 1 + 13
-    doubt = rule(field="drawdown", timestamp="timestamp", max_age=60.0, unknown_for=30.0)
-    assert GAP.start - 1 + 13 + 6 in fired(doubt, readings(doubt))
+    texts = [json.dumps({key: float(value) for key, value in state.items()}) for state in states]
+    for watched in rules.of(files.load(CONDITIONS)).rules:
+        for contents in (
+            [Content("hash", state) for state in states],
+            [Content("string", text=text) for text in texts],
+        ):
+            made = [
+                reading(watched, content, Reading(STEP * n, first=not n), BEGAN + STEP * n)
+                for n, content in enumerate(contents)
+            ]
+            assert fired(watched, made) == wanted[watched.name]
