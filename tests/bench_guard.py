@@ -11,7 +11,7 @@ from host import Host
 from kinds import FOUR
 from roots import root_tree
 from trading import Trading
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 PUSHED, POLLED = "breach, pushed", "breach, polled"
 POLL = 0.1  # seconds between two polls, where there is nothing but polls
@@ -77,14 +77,14 @@ def measure(host: Host, trading: Trading, count: int) -> dict[str, list[float]]:
 def once(guard: Guarded, trading: Trading) -> float:
     """One breach, from the write to the last sign of life; everything runs again afterwards."""
     trading.all_running()
-    guard.ess.wait_idle(20)
+    guard.ess.wait_idle()
     guard.wait("bench", state="fine", armed=True)
     written = int(guard.host.run("python3", "/usr/local/bin/breach.py").stdout)
-    wait_until(lambda: guard.latched() and not trading.remaining(), 10, "the end of the four")
+    wait_until(lambda: guard.latched() and not trading.remaining(), SOON, "the end of the four")
     took = (trading.last_sign_of_life() - written) / 1e9
     guard.redis("SET", "bench:risk", 0)
     guard.wait("bench", state="fine", tripped=True)
-    guard.ess.wait_idle(20)
+    guard.ess.wait_idle()
     guard.ess("deactivate", "--no-start")
     guard.host.run("systemctl", "start", *FOUR)
     return took

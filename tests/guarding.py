@@ -8,13 +8,13 @@ from typing import Any
 from host import Host
 from product import Ess
 from trading import FLAG
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 STATE = "/run/quantum-ess/guard.json"
 UNIT, WATCHER = "quantum-ess-guard.service", "quantum-ess-guard.path"
 QUICK = "[resume]\nsettle = 0\n"
 WATCHDOG = 5.0  # seconds, as the unit has it
-NOTICED = WATCHDOG + 6  # and the time to start again on a busy machine
+NOTICED = WATCHDOG + 3  # and until a busy machine has got round to it
 
 
 def condition(name: str, **keys: object) -> str:
@@ -45,7 +45,7 @@ class Guarded:
                 row["state"] != "starting" for row in rows.values()
             )
 
-        wait_until(followed, 20, f"a guard of {names}")
+        wait_until(followed, SOON, f"a guard of {names}")
 
     def kill(self) -> None:
         """Kill its process, as the kernel would, or a person in haste."""
@@ -66,7 +66,7 @@ class Guarded:
         """Its conditions by name."""
         return {row["name"]: row for row in self.state().get("conditions", [])}
 
-    def wait(self, name: str, timeout: float = 10, **wanted: object) -> dict[str, Any]:
+    def wait(self, name: str, timeout: float = SOON, **wanted: object) -> dict[str, Any]:
         """Wait until a condition's members are like that."""
 
         def look() -> dict[str, Any] | None:
@@ -77,11 +77,11 @@ class Guarded:
         assert found is not None
         return found
 
-    def wait_fired(self, name: str, timeout: float = 15) -> str:
+    def wait_fired(self, name: str, timeout: float = SOON) -> str:
         """Wait for an activation by that condition; the incident's reason."""
         wait_until(lambda: self.host.exists(FLAG), timeout, f"{name} to act: {self.rows()}")
-        self.ess.wait_idle(20)
-        wait_until(lambda: self.ess.status().get("reason"), 10, "the record")
+        self.ess.wait_idle()
+        wait_until(lambda: self.ess.status().get("reason"), SOON, "the record")
         status = self.ess.status()
         assert status["trigger"] == "guard", status
         assert status["reason"].startswith(f"condition {name}: "), status

@@ -6,7 +6,7 @@ from typing import Any
 
 from host import Host
 from trading import FLAG
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 RECORD = "/var/lib/quantum-ess/latched"
 DROP_IN = "/etc/quantum-ess/quantum-ess.conf.d/test.conf"
@@ -52,7 +52,7 @@ class Ess:
         """The entries of one kind."""
         return [entry for entry in self.events() if entry["ESS_EVENT"] == event]
 
-    def wait_event(self, event: str, count: int = 1, timeout: float = 10) -> list[Event]:
+    def wait_event(self, event: str, count: int = 1, timeout: float = SOON) -> list[Event]:
         """Wait until there are that many entries of the kind (or more)."""
         enough = f"{count} audit entries {event!r}"
         return wait_until(
@@ -63,12 +63,12 @@ class Ess:
         """The lines of the trail, oldest first, without their prefix."""
         return [str(entry["MESSAGE"]).removeprefix("[ESS AUDIT] ") for entry in self.events()]
 
-    def wait_complete(self, timeout: float = 10) -> None:
+    def wait_complete(self, timeout: float = SOON) -> None:
         """Wait until nothing of an activation is left to do: trigger at rest, trail complete."""
         self.wait_event("complete", timeout=timeout)
         self.wait_idle(timeout)
 
-    def wait_idle(self, timeout: float = 10) -> None:
+    def wait_idle(self, timeout: float = SOON) -> None:
         """Wait until PID 1 has no jobs."""
         jobs = ("systemctl", "list-jobs", "--no-legend")
         wait_until(lambda: not self.host.run(*jobs).stdout.strip(), timeout, "an end of all jobs")

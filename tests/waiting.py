@@ -10,6 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SOON = 60.0  # seconds for what must come at some time, on the slowest machine under any load
 POLL = 0.01  # seconds between two looks; most things waited for take ten times as long
 
 
