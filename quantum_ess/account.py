@@ -28,6 +28,7 @@ AMISS = 5.0  # seconds that the flag's own time may be late, by activations that
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
 LONGEST_REASON = 200  # characters of it in a line of the trail; the field has them all
+LATE = 10.0  # seconds from a kill until a flag that PID 1 sees: the watch's period, twice
 RECENT = 2.0  # seconds that a unit's start may have come before its flag
 
 
@@ -301,8 +302,9 @@ def _running(
     running = {*outcome.strike.hit, *known}
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
     boottime = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    # Of a flag that PID 1 does not see (a symlink that dangles) too. A release removes these words.
     for when, alive in _first_blows(group):
-        if when - boottime >= began:
+        if when - boottime >= began - LATE:
             running.update(unit for unit in alive if plan.match(unit))
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it

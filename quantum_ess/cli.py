@@ -39,6 +39,7 @@ def build() -> argparse.ArgumentParser:
     go.add_argument(
         "--trigger", choices=("command", "flag"), default="command", help=argparse.SUPPRESS
     )
+    go.add_argument("--only", type=int, nargs=2, help=argparse.SUPPRESS)
     show = commands.add_parser(
         "status", help="is ESS active, since when, by whom; also with no command"
     )
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
     if args.command == "activate":
         return activate(group, args.trigger, args.reason, args.created)
     if args.command == "deactivate":
-        return deactivate(group, args.trigger, args.reason, not args.no_start, args.override)
+        return deactivate(group, args)
     if args.command == "guard":
         return guard(TRADING, args.check, args.daemon)
     if args.command == "config":
@@ -189,9 +190,10 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
     return 0
 
 
-def deactivate(group: Group, trigger: str, reason: str, start: bool, override: bool = False) -> int:
+def deactivate(group: Group, args: argparse.Namespace) -> int:
     """Release and restart. Raises NotPermitted, Usage, StillBreached, NotReleased."""
-    if override and not reason.strip():
+    trigger, reason = args.trigger, args.reason
+    if args.override and not reason.strip():
         raise Usage("--override needs a reason", hint='--override --reason "why"')
     need_root("deactivate")
     from quantum_ess import release
@@ -199,10 +201,12 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool, override: b
     from quantum_ess.progress import Progress
 
     if trigger == "command":
-        for note in veto.ask(group, override, reason):
+        for note in veto.ask(group, args.override, reason):
             complain(f"note: {note}")
     with Progress() as progress:
-        released = release.deactivate(group, trigger, reason, start, progress)
+        start = not args.no_start
+        only = tuple(args.only) if args.only else None
+        released = release.deactivate(group, trigger, reason, start, progress, only)
     if released:
         print(_title(group, "INACTIVE"))
     elif trigger == "command":

@@ -258,7 +258,7 @@ class Proof:
             say.check("removal noticed", f"within {PICKED_UP:g} s", f"{seconds:.2f} s", ok)
             _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0 * len(self.ran))
         else:
-            done = run(COMMAND, "deactivate", REASON, seconds=60.0 * len(self.ran) + PATIENCE)
+            done = self._deactivate()
             say.check("exit status", "0", _status(done), done.status == 0)
         self._mark = None
         self._judge_restart(began)
@@ -297,7 +297,7 @@ class Proof:
         try:
             if TRADING.latched():
                 self._not_overtaken()
-                run(COMMAND, "deactivate", REASON, seconds=60.0 * len(self.ran) + PATIENCE)
+                self._deactivate()
             # One that was interrupted goes on by itself.
             _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0)
             missing = [unit for unit in self.ran if unit not in self._running()]
@@ -318,11 +318,13 @@ class Proof:
                 self.manager.start(unit)
         _wait(lambda: set(units) <= set(self._running()), PATIENCE)
 
-    def _not_overtaken(self) -> None:
-        """Raises Overtaken if the flag is not as it was after our own activation.
+    def _deactivate(self) -> Process:
+        """Release what we have set, and nothing that somebody else has set since."""
+        ours = ("--only", *map(str, self._mark)) if self._mark else ()
+        return run(COMMAND, "deactivate", REASON, *ours, seconds=60.0 * len(self.ran) + PATIENCE)
 
-        What comes later than this look finds `deactivate` already started, which gives way.
-        """
+    def _not_overtaken(self) -> None:
+        """Raises Overtaken if the flag is not as it was after our own activation."""
         if not self._setting and latch.mark(TRADING.flag) != self._mark:
             raise Overtaken
 

@@ -40,13 +40,20 @@ class Superseded(Exception):
 class Release:
     """One deactivation of one group. trigger: command or flag (its removal)."""
 
-    def __init__(self, group: Group, trigger: str, reason: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        group: Group,
+        trigger: str,
+        reason: str,
+        progress: Progress,
+        only: tuple[int, int] | None = None,
+    ) -> None:
         self.group = group
         self.trigger = trigger
         self.progress = progress
         self.say = progress.line
         self.plan: Plan = plans.read(group)
-        self.mark = latch.mark(group.flag)
+        self.mark = only or latch.mark(group.flag)
         self.number = latch.inode(group)
         self.record = record.load(group.record) or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
@@ -327,8 +334,18 @@ def _file_state(manager: Manager, name: str) -> str:
         return ""
 
 
-def deactivate(group: Group, trigger: str, reason: str, start: bool, progress: Progress) -> bool:
-    """Release that group; False if there was nothing to release. Raises NotReleased."""
+def deactivate(
+    group: Group,
+    trigger: str,
+    reason: str,
+    start: bool,
+    progress: Progress,
+    only: tuple[int, int] | None = None,
+) -> bool:
+    """Release that group; False if there was nothing to release. Raises NotReleased.
+
+    only: the one setting of the flag (latch.mark) that is to be released, and none that came since.
+    """
     with record.lock(group.run + "/release.lock", 0.0) as locked:
         if not locked and trigger == "flag":
             return False  # it is being released already
@@ -339,7 +356,7 @@ def deactivate(group: Group, trigger: str, reason: str, start: bool, progress: P
         interrupted = os.path.lexists(group.run + "/releasing")
         if not group.latched() and not interrupted:
             return False
-        release = Release(group, trigger, reason, progress)
+        release = Release(group, trigger, reason, progress, only)
         if trigger == "flag" and release.mark and not _withdrawn(group, release.mark):
             with contextlib.suppress(OSError):
                 record.remove(group.withdrawn)  # it is of a flag that an activation took over

@@ -46,16 +46,26 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
     assert trading.kept_pids() == kept
     assert not ess.latched()
 
+    # The same if the flag goes after the sentry has looked, and before anybody else has.
+    with host.frozen():
+        host.sh(
+            f"rm -f {BEGAN}; touch {FLAG}; until [ -e {BEGAN} ]; do :; done; sleep 0.5; rm {FLAG}"
+        )
+    ess.wait_event("released", 2, timeout=30)
+    assert sorted(trading.alive()) == sorted(FOUR[:3])
+    assert not ess.latched()
+    hold(ess.latched, 6.0, "stopped again by what is long over")
+
     # An activation that comes before the removal is carried out takes the flag over: it stays.
     host.run("systemctl", "stop", "quantum-ess-watch.timer")
     blink(trading)
-    ess.wait_event("complete", 2)
+    ess.wait_event("complete", 3)
     ess("activate")
     host.run("systemctl", "start", "quantum-ess-watch.service")
     host.run("systemctl", "start", "quantum-ess-release.service")
     assert ess.first_line() == ACTIVE
     assert not trading.alive()
-    assert len(ess.named("released")) == 1
+    assert len(ess.named("released")) == 2
 
 
 def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Trading) -> None:
