@@ -101,13 +101,13 @@ class Clock:
 
 began, step, as_hash = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "hash"
 clock = keyreader.time = Clock()
-found = rules.read("/run/replay.rules")
+found = rules.read("/var/tmp/replay.rules")
 client = Client(Settings({}))
 reader = keyreader.Reader(found, client)
 judges = {rule.name: Evaluator(rule, found.repeat) for rule in found.rules}
 due = {name: [] for name in judges}
 client.ask(("DEL", "day"))
-for number, state in enumerate(json.load(open("/run/replay.day"))):
+for number, state in enumerate(json.load(open("/var/tmp/replay.day"))):
     clock.now = step * number
     if as_hash:
         client.ask(("HSET", "day", *(text for pair in state.items() for text in pair)))
@@ -125,9 +125,9 @@ def replay(host: Host, states: list[State], kind: str) -> Due:
 
     The rules are those in force there.
     """
-    host.sh("cp /run/quantum-ess/guard-plan /run/replay.rules")
-    host.write_file("/run/replay.day", json.dumps(states))
-    host.write_file("/run/replay.py", REPLAY)
-    done = host.run("python3", "/run/replay.py", str(BEGAN), str(STEP), kind, timeout=180)
+    host.sh("cp /run/quantum-ess/guard-plan /var/tmp/replay.rules")
+    host.write_file("/var/tmp/replay.day", json.dumps(states))
+    host.write_file("/var/tmp/replay.py", REPLAY)
+    done = host.run("python3", "/var/tmp/replay.py", str(BEGAN), str(STEP), kind, timeout=180)
     found: Due = json.loads(done.stdout)
     return found
