@@ -173,6 +173,11 @@ def test_the_host_around(trading: Trading) -> None:
             "systemctl start quantum-ess-watch.timer",
         ),
         ("flag-directory-missing", "rmdir /run/quantum", "systemd-tmpfiles --create"),
+        (
+            "plan-missing",
+            "mv /run/quantum-ess/plan /run/plan.away",
+            "mv /run/plan.away /run/quantum-ess/plan",
+        ),
         ("redis-unreachable", f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
         (
             "config-not-in-force",
@@ -243,6 +248,30 @@ def test_the_host_around(trading: Trading) -> None:
         done = host.run(*strace, "quantum-ess", "check", "--json", check=False, timeout=60)
         assert [f["id"] for f in json.loads(done.stdout)["findings"]] == [finding][: len(finding)]
     host.sh("echo systemd-nspawn >/run/systemd/container")
+    # Linux before 5.14, as a check would see it.
+    kill = "/sys/fs/cgroup/system.slice/cgroup.kill"
+    old = ("-P", kill, "-e", "inject=newfstatat,stat,statx:error=ENOENT")
+    done = host.run(
+        *("strace", "-f", "-qq", "-o", "/dev/null", *old, "quantum-ess", "check", "--json"),
+        check=False,
+        timeout=60,
+    )
+    assert [f["id"] for f in json.loads(done.stdout)["findings"]] == ["no-cgroup-kill"]
+    # With nobody to make it anew: the state's directory gone, then an entry that nobody delivers.
+    host.run("systemctl", "stop", "quantum-ess-watch.timer", "quantum-ess-watch.path")
+    host.sh("mv /var/lib/quantum-ess /var/lib/away")
+    assert "directory-missing" in ids(ess, ERRORS)
+    host.sh("rm -rf /var/lib/quantum-ess; mv /var/lib/away /var/lib/quantum-ess")
+    assert ids(ess) == {"watcher-down"}
+    host.sh("mkdir -p /run/quantum-ess/spool; echo x >/run/quantum-ess/spool/1")
+    assert ids(ess) == {"watcher-down", "entries-waiting"}
+    host.sh("rm /run/quantum-ess/spool/1")
+    # A path unit that has failed, for its directory is none.
+    host.sh("rmdir /run/quantum; touch /run/quantum; systemctl restart quantum-ess.path || true")
+    assert ids(ess) == {"watcher-down", "flag-directory-odd"}
+    host.sh("rm /run/quantum; systemd-tmpfiles --create; systemctl reset-failed quantum-ess.path")
+    host.run("systemctl", "start", "quantum-ess.path", "quantum-ess-watch.timer")
+    wait_until(lambda: ids(ess) == set(), 30, "an end of all this")
     began = time.monotonic()
     with host.frozen():
         assert ids(ess, ERRORS) == {"pid-1"}

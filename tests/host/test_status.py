@@ -8,6 +8,7 @@ import pytest
 from kinds import FOUR, KEPT, REDIS
 from product import ACTIVE, DONE, INACTIVE, IS_INACTIVE, ISO_TIME, Ess
 from trading import FLAG, WAYS, Trading
+from waiting import wait_until
 
 COLOUR = "\x1b["
 
@@ -164,6 +165,25 @@ def test_says_that_a_unit_runs_while_active(trading: Trading) -> None:
         said = Ess(host)("status").stdout
     assert said.splitlines()[0] == ACTIVE
     assert re.search(rf"^ +{FOUR[0]} +running", said, re.M), said
+
+
+def test_watch(trading: Trading) -> None:
+    """Elsewhere a block for each change; on a terminal the screen is written over, in place."""
+    host, ess = trading.host, Ess(trading.host)
+    watch = "quantum-ess status --watch"
+    host.sh(f"({watch} >/run/plain & echo $! >/run/pid) 2>/dev/null")
+    terminal = host.spawn("script", "-qec", watch, "/run/screen", env={"TERM": "xterm"})
+    for path in ("/run/plain", "/run/screen"):
+        wait_until(lambda p=path: host.exists(p) and INACTIVE in host.read_file(p), 30, path)  # type: ignore[misc]
+    ess("activate")
+    for path in ("/run/plain", "/run/screen"):
+        wait_until(lambda p=path: ACTIVE in host.read_file(p), 30, path)  # type: ignore[misc]
+    plain, screen = host.read_file("/run/plain"), host.read_file("/run/screen")
+    assert COLOUR not in plain and plain.index(INACTIVE) < plain.index(ACTIVE)
+    assert "\x1b[H" in screen and screen.index(INACTIVE) < screen.index(ACTIVE)
+    host.sh("kill $(cat /run/pid); pkill -INT -f '[c]ontroller status'")
+    terminal.communicate(timeout=30)
+    assert "\x1b[?25h" in host.read_file("/run/screen")[-200:], "the cursor is back"
 
 
 def test_colour_only_on_a_terminal(trading: Trading) -> None:
