@@ -114,7 +114,7 @@ def _own(root: str) -> list[str]:
 
 
 def _installable(path: str) -> bool:
-    return "[Install]" in _text(path)
+    return "[Install]" in _text(path).splitlines()  # and not in a comment
 
 
 def _named(root: str, units: list[str]) -> Iterator[str]:
