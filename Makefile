@@ -140,8 +140,8 @@ side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(2) -k "
 
 .PHONY: host-tests
 # A hundred activations at once are load enough without another host's.
-host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, key faults and a sample of torture (root)
-	@$(call side-by-side,host-tests,tests/host tests/faults tests/torture -m "smoke or not matrix",speed or hundred)
+host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts (root)
+	@$(call side-by-side,host-tests,tests/host,speed or hundred)
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)

@@ -312,7 +312,10 @@ def _running(
         with systemd.Manager(PATIENCE + len(plan.protect) / 500) as manager:
             began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
-                stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
+                try:
+                    stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
+                except systemd.Refused:
+                    continue  # at rest and forgotten since it was listed: the kill knows of it
                 if stamp >= began or not unit.at_rest:
                     running.add(unit.name)
                 if unit.active == "failed" and unit.name in running:

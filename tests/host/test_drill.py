@@ -136,4 +136,5 @@ def test_it_gives_way_to_an_activation(host: Host, trading: Trading) -> None:
     assert (status, "ESS is ACTIVE" in err) == (FAILED, True)
     assert now_ns() - began < 5e9
     assert host.exists(FLAG)
+    Ess(host).wait_event("complete", timeout=60)
     assert len(Ess(host).incidents()) == 1

@@ -224,8 +224,9 @@ def test_the_answers_while_stopped_and_released(desk: Desk) -> None:
     assert time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)) == status["since"]
     assert seconds == status["stop_ms"] / 1000
     info = "quantum_ess_last_incident_info"
-    desk.wait_for(info)
-    labels, _ = prometheus.query(info)[0][0]
+    this = f'{info}{{incident="{status["incident"]}"}}'
+    desk.wait_for(this)
+    labels, _ = prometheus.query(this)[0][0]
     assert labels["incident"] == status["incident"]
     assert (labels["trigger"], labels["actor"].split()[0]) == ("command", "root")
     assert labels["reason"].startswith('feed "stale" for \\ minutes xxx')
