@@ -312,14 +312,13 @@ def _running(
         with systemd.Manager(PATIENCE + len(plan.protect) / 500) as manager:
             began = _first_reaction(manager, group, began)
             for unit in systemd.covered(manager, plan):
-                try:
+                # At rest, a unit may be forgotten any time since it was listed; the kill knows it.
+                with suppress(systemd.Refused):
                     stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
-                except systemd.Refused:
-                    continue  # at rest and forgotten since it was listed: the kill knows of it
-                if stamp >= began or not unit.at_rest:
-                    running.add(unit.name)
-                if unit.active == "failed" and unit.name in running:
-                    manager.reset_failed(unit.name)
+                    if stamp >= began or not unit.at_rest:
+                        running.add(unit.name)
+                    if unit.active == "failed" and unit.name in running:
+                        manager.reset_failed(unit.name)
     except Exception as error:  # also whatever a broken module raises on import
         account.problems.append(f"units that ran are not fully known: {error}")
     running |= set(releasing(group))

@@ -262,7 +262,10 @@ def covered(manager: Manager, plan: Plan) -> list[Unit]:
     if slices:
         for unit in manager.units(["*.service", "*.scope", "*.socket"]):
             kind = unit.name.rpartition(".")[2].capitalize()
-            inside = str(manager.get(unit.path, kind, "Slice")).removesuffix(".slice")
+            try:
+                inside = str(manager.get(unit.path, kind, "Slice")).removesuffix(".slice")
+            except Refused:
+                continue  # at rest and forgotten since it was listed
             if any(inside == s or inside.startswith(s + "-") for s in slices) and not (
                 plan.keeps(unit.name) or is_own(unit.name) or plan.match(unit.name)
             ):
