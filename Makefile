@@ -130,18 +130,16 @@ lint-package: $(DEB)
 unit:  ## tests that need no host
 	@$(VENV)/python -m pytest -q tests/unit tests/monitoring
 
-# Shell command that runs the tests $(2) on both releases side by side, since most of the time is
-# spent waiting, and then by themselves those whose names match $(3): they measure, or make load.
-side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(2) -k "$$1"; }; \
-	run "bookworm and not ($(3))" >dist/$(1)-12.log 2>&1 & twelve=$$!; \
-	status=0; run "not bookworm and not ($(3))" || status=1; \
-	wait $$twelve || status=1; cat dist/$(1)-12.log; \
-	run "$(3)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
+# Shell command that runs the tests $(1) on both releases, several at a time, since half of the time is
+# spent waiting, and then by themselves those whose names match $(2): they measure, or make load.
+side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(1) "$$@"; }; status=0; \
+	run -k "not ($(2))" -n $$(($$(nproc) + 1)) --dist worksteal || status=1; \
+	run -k "$(2)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
 
 .PHONY: host-tests
 # A hundred activations at once are load enough without another host's.
 host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts (root)
-	@$(call side-by-side,host-tests,tests/host,speed or hundred)
+	@$(call side-by-side,tests/host $(ARGS),speed or hundred)
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)
@@ -188,12 +186,12 @@ release: root  ## all checks, then packages, repository, checksums, SBOM and not
 
 .PHONY: faults
 faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smoke": the key cells)
-	@$(call side-by-side,faults,tests/faults $(ARGS),oversubscribed or overload)
+	@$(call side-by-side,tests/faults $(ARGS),oversubscribed or overload)
 
 .PHONY: torture
 torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; SEED= replays)
 	@export TORTURE=all
-	$(call side-by-side,torture,tests/torture $(ARGS),no_such_test)
+	$(call side-by-side,tests/torture $(ARGS),no_such_test)
 
 .PHONY: bench
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop

@@ -59,7 +59,7 @@ class Bench:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.ess = Ess(host)
-        self.trading = Trading(host)
+        self.trading = Trading(host, beat=500_000)
         self.trading.start()
         self._ways: dict[str, Callable[[], float]] = {
             SYSTEMCTL: self._systemctl,

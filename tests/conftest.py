@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pluggy
 import pytest
@@ -22,7 +23,15 @@ from host import Host
 from roots import RELEASES, root_tree
 from trading import Trading
 
-HostMaker = Callable[[], Host]
+Prepare = Callable[[Host], object]
+
+
+class HostMaker(Protocol):
+    """Makes a running host with the package; `prepare` may write files before it boots."""
+
+    def __call__(self, prepare: Prepare | None = None) -> Host: ...
+
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -95,8 +104,8 @@ def make_host(
     """Makes running hosts with the package installed; they end with the test."""
     with contextlib.ExitStack() as stack:
 
-        def make() -> Host:
-            host = stack.enter_context(Host(release, layers))
+        def make(prepare: Prepare | None = None) -> Host:
+            host = stack.enter_context(Host(release, layers, prepare=prepare))
             stack.enter_context(_journal_on_failure(host, request))
             return host
 
@@ -104,9 +113,9 @@ def make_host(
 
 
 @pytest.fixture
-def host(make_host: HostMaker) -> Host:
+def host(make_host: HostMaker, request: pytest.FixtureRequest) -> Host:
     """A running host with the package installed; no trading yet unless `trading` is asked for."""
-    return make_host()
+    return make_host(Trading if "trading" in request.fixturenames else None)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Demo:
     def running_again(self, since: int) -> None:
         """Claim that the four run again, and say how long that took."""
         try:
-            self.trading.all_running(RELEASE_TIME)
+            self.trading.all_running(timeout=RELEASE_TIME)
             took = (now_ns() - since) / 1e9
             self.claim(f"all four trade again, {took:.1f} s after the command", took < RELEASE_TIME)
         except Timeout as error:

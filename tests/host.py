@@ -20,7 +20,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,8 @@ class Host:
     """One booted host; a context manager that boots on entry and leaves nothing on exit.
 
     `lower` lists overlay layers, topmost first. `unified` asks for cgroup v2 inside, else v1.
-    `volatile` makes fsync cost nothing, for layers that are only prepared.
+    `volatile` makes fsync cost nothing, for layers that are only prepared. `prepare` may write
+    files before the first boot.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Host:
         private_network: bool = True,
         volatile: bool = False,
         binds: Mapping[Path, str] | None = None,
+        prepare: Callable[["Host"], object] | None = None,
     ) -> None:
         self.release = release
         self.lower = list(lower)
@@ -63,6 +65,7 @@ class Host:
         self.private_network = private_network
         self.volatile = volatile
         self.binds = dict(binds or {})
+        self.prepare = prepare
         self.remains = Remains.claim(f"qess-{os.getpid()}-{uuid.uuid4().hex[:6]}")
         self.name = self.remains.name
         self.stamps = self.remains.stamps
@@ -72,6 +75,8 @@ class Host:
     def __enter__(self) -> Self:
         try:
             self._mount()
+            if self.prepare:
+                self.prepare(self)
             self.boot()
         except BaseException:
             self.remains.remove()
@@ -262,15 +267,18 @@ class Host:
         """The text of a file; CommandFailed if there is none."""
         return self.run("cat", "--", path).stdout
 
-    def write_file(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file of the host's disk and make the directories above it.
+    def write_file(self, path: str, text: str, mode: int = 0o644) -> bool:
+        """Write a file of the host's disk and make the directories above it; False: it was there.
 
         Done from outside, so not for what is a mount in the host: /run, /tmp, /dev.
         """
         file = self.remains.directory / "root" / path.lstrip("/")
+        if file.is_file() and file.read_text() == text and file.stat().st_mode & 0o7777 == mode:
+            return False
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         file.chmod(mode)
+        return True
 
     def exists(self, path: str) -> bool:
         """Whether the path exists in the host."""

@@ -1,7 +1,7 @@
 /* A stand-in for a trading service, whose time of death can be read from outside.
  *
- * Every process of it stamps CLOCK_MONOTONIC (ns) into a slot of a shared file, every half
- * millisecond for as long as it lives: the last stamp is its last sign of life.
+ * Every process of it stamps CLOCK_MONOTONIC (ns) into a slot of a shared file, in the rhythm that
+ * the file asks for, for as long as it lives: the last stamp is its last sign of life.
  *
  *   standin normal FILE          until a signal ends it
  *   standin ignore-term FILE     SIGTERM, SIGINT and SIGHUP do nothing
@@ -15,8 +15,9 @@
  *   standin touch FILE PATH      writes the time and creates PATH: the same for the flag
  *
  * FILE is made by the test: SLOTS records of four 64-bit words. Record 0 counts the processes that
- * ever were; record 1 + n % (SLOTS - 1) belongs to the nth: pid, first stamp, last stamp. exec and
- * touch write their time into record 0, words 1 (the first time) and 2.
+ * ever were, and its last word says how many ns lie between two stamps; record 1 + n % (SLOTS - 1)
+ * belongs to the nth: pid, first stamp, last stamp. exec and touch write their time into record 0,
+ * words 1 (the first time) and 2.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -31,10 +32,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SLOTS = 4096, TICK_NS = 500000 };
+enum { SLOTS = 4096, SPAWN_NS = 2000000 };
 
 struct slot {
-    _Atomic int64_t pid, first, last, unused;
+    _Atomic int64_t pid, first, last, beat;
 };
 
 static struct slot *slots;
@@ -75,7 +76,7 @@ static struct slot *take_slot(void)
 
 static void tick(struct slot *mine)
 {
-    struct timespec pause = {.tv_nsec = TICK_NS};
+    struct timespec pause = {.tv_nsec = slots[0].beat};
     mine->last = now();
     nanosleep(&pause, NULL);
 }
@@ -142,6 +143,9 @@ int main(int argc, char **argv)
     if (!strcmp(mode, "exec") || !strcmp(mode, "touch"))
         return trigger(argc, argv);
 
+    errno = EINVAL;
+    if (!slots[0].beat)
+        die("no beat in the file");
     prctl(PR_SET_TIMERSLACK, 1UL);
     struct slot *mine = take_slot();
     if (!strcmp(mode, "fail"))
@@ -159,7 +163,7 @@ int main(int argc, char **argv)
         tick(mine);
         if (told_to_stop && end == INT64_MAX)
             end = now() + (int64_t)(seconds * 1e9);
-        if (!strcmp(mode, "spawn") && ticks % 4 == 0)
+        if (!strcmp(mode, "spawn") && ticks * slots[0].beat % SPAWN_NS == 0)
             orphan(20000000);
     }
     return 0;

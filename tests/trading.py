@@ -10,12 +10,13 @@ from host import STAMPS, STANDIN, Host
 from kinds import FOUR, KEPT, KINDS, REDIS
 from waiting import hold, now_ns, wait_until
 
-RECORD = struct.Struct("=4q")  # pid, first stamp, last stamp, unused: standin.c's struct slot
+RECORD = struct.Struct("=4q")  # pid, first stamp, last stamp, beat: standin.c's struct slot
 RECORDS = 4096
 TRIGGER = "trigger"  # the file of stamps that says when a trigger was pulled
-ALIVE = 50_000_000  # ns; who has not stamped for this long (100 beats) is not running
+BEAT = 2_000_000  # ns between two stamps of a process
+ALIVE = 50_000_000  # ns; who has not stamped for this long (25 beats) is not running
 LIMIT = 2_000_000_000  # ns from a trigger to the last sign of life: the product's promise
-START = 20.0  # seconds until a stand-in must give its first sign of life
+START = 60.0  # seconds until a stand-in must give its first sign of life
 
 FLAG = "/run/quantum/ESS_ON"
 
@@ -46,18 +47,24 @@ class Pull:
 
 
 class Trading:
-    """Stand-ins for the units named in `kinds` (unit -> kind), and for the kept services."""
+    """Stand-ins for the units named in `kinds` (unit -> kind), and for the kept services.
 
-    def __init__(self, host: Host, kinds: Mapping[str, str] | None = None) -> None:
+    beat: ns between two signs of life. On a host that has not booted yet it only writes the units,
+    which spares it a daemon-reload.
+    """
+
+    def __init__(
+        self, host: Host, kinds: Mapping[str, str] | None = None, beat: int = BEAT
+    ) -> None:
         self.host = host
+        self.beat = beat
         self.kinds = dict(kinds or dict.fromkeys(FOUR, "normal"))
         for unit in (*self.kinds, *KEPT, TRIGGER):
             self.make_stamps(unit)
-        for unit, kind in self.kinds.items():
-            self.write_unit(unit, KINDS[kind])
-        for unit in KEPT:
-            self.write_unit(unit, KINDS["normal"])
-        host.run("systemctl", "daemon-reload")
+        units = {**self.kinds, **dict.fromkeys(KEPT, "normal")}
+        changed = [self.write_unit(unit, KINDS[kind]) for unit, kind in units.items()]
+        if any(changed) and host.leader:
+            host.run("systemctl", "daemon-reload")
 
     @property
     def units(self) -> list[str]:
@@ -67,12 +74,12 @@ class Trading:
     def make_stamps(self, unit: str) -> None:
         """An empty file of stamps, for any user in the host to write."""
         file = self.host.stamps / unit
-        file.write_bytes(bytes(RECORD.size * RECORDS))
+        file.write_bytes(RECORD.pack(0, 0, 0, self.beat).ljust(RECORD.size * RECORDS, b"\0"))
         file.chmod(0o666)
 
-    def write_unit(self, unit: str, text: str) -> None:
-        """A unit file where administrators put theirs."""
-        self.host.write_file(f"/etc/systemd/system/{unit}", text)
+    def write_unit(self, unit: str, text: str) -> bool:
+        """A unit file where administrators put theirs; whether that changed anything."""
+        return self.host.write_file(f"/etc/systemd/system/{unit}", text)
 
     def start(self) -> None:
         """Start all, the kept ones too, and wait for each one's first signs of life."""
@@ -113,9 +120,10 @@ class Trading:
         }
         return {unit: count for unit, count in born.items() if count}
 
-    def all_running(self, timeout: float = START) -> None:
-        """Wait until every protected unit shows signs of life."""
-        wait_until(lambda: len(self.alive()) == len(self.kinds), timeout, "all units alive")
+    def all_running(self, units: Iterable[str] | None = None, timeout: float = START) -> None:
+        """Wait until each of the units (all protected ones by default) shows signs of life."""
+        wanted = list(units or self.kinds)
+        wait_until(lambda: self.alive(wanted) == wanted, timeout, f"signs of life of {wanted}")
 
     # The stop
 

@@ -162,7 +162,7 @@ def test_beside_running_trading(release: str, packages: dict[str, Path]) -> None
                     machine.assert_local_files(deed)
                     now = {unit: host.main_pid(unit) for unit in FOUR} | trading.kept_pids()
                     assert now == pids, f"{deed} at {point}"
-        assert trading.alive() == list(FOUR)
+        trading.all_running()
         machine.bring(NEW)
         assert not Ess(host).latched()
         pull = trading.pull("flag")

@@ -5,7 +5,6 @@ import pytest
 from faults.conftest import Table
 from faults.matrix import KINDS, REST, Measured, Trigger, assert_shut, settled
 from host import Host
-from kinds import FOUR
 from product import DONE, INACTIVE, Ess
 from trading import FLAG, Trading
 
@@ -50,6 +49,6 @@ def test_the_flag_is(host: Host, table: Table, kind: str) -> None:
     assert len(ess.named("initiated")) == len(ess.incidents()) == 1
     assert_shut(trading)
     assert ess("deactivate").stdout.splitlines()[-1] == INACTIVE
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     assert trading.kept_pids() == kept
     assert host.run("cat", "/etc/fstab").stdout.startswith("#") or "symlink" not in kind

@@ -34,7 +34,7 @@ def test_a_spoilt_record_after_a_power_cut(trading: Trading, kind: str) -> None:
     assert ess("activate").returncode == 0
     ess.wait_idle()
     assert ess("deactivate").stdout.splitlines()[-1] == INACTIVE
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 MOUNT = "var-lib-quantum\\x2dess.mount"
@@ -63,4 +63,4 @@ def test_a_record_on_a_mount_that_comes_late(trading: Trading) -> None:
     assert host.exists(f"{STORE}/latched")
     cut_and_look(trading)
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()

@@ -68,7 +68,7 @@ def stopped(trading: Trading) -> None:
 def resume(trading: Trading) -> None:
     """Root releases; everything runs again."""
     assert Ess(trading.host)("deactivate").stdout.splitlines()[-1] == INACTIVE
-    assert sorted(trading.alive()) == sorted(FOUR)
+    trading.all_running()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import re
 
-from kinds import FOUR, KEPT
+from kinds import KEPT
 from product import ISO_TIME, Ess
 from trading import LIMIT, Trading
 from waiting import now_ns, wait_until
@@ -52,7 +52,7 @@ def test_the_playbook(trading: Trading) -> None:
         follow.communicate()
     assert typed(trading, "quantum-ess status").splitlines()[0] == "ESS Status: INACTIVE"
     assert (typed(trading, FILE), typed(trading, MARKER)) == ("ESS INACTIVE\n", "\n")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     assert trading.kept_pids() == kept
 
 

@@ -17,7 +17,7 @@ from faults.pressure import PRESSURE_FAULTS
 from faults.services import REDIS_FAULTS, instead_of_redis
 from guarding import NOTICED, STATE, UNIT, WATCHER, Guarded, condition
 from host import Host
-from kinds import FOUR, REDIS
+from kinds import REDIS
 from product import CONFIGURATION, USAGE, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, now_ns, wait_until
@@ -94,7 +94,7 @@ def test_every_kind_of_value(trading: Trading) -> None:
             assert reason == f"condition hash: {PORTFOLIO} drawdown 0.12 > 0.05"
         guard.redis(*end)
         guard.calm(name)
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     messages = guard.ess.messages()
     assert messages.count("ESS ACTIVATION COMPLETE") == len(breaches)
 
@@ -391,7 +391,7 @@ def test_a_broken_redis_stops_nothing(trading: Trading) -> None:
             hold(guard.latched, 0.5, f"an activation: {fault.name}")
         guard.wait("risk", state="fine")
         guard.wait("alive", state="fine")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     guard.redis("SET", "risk", 11)
     guard.wait_fired("risk")
 

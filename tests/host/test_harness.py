@@ -46,7 +46,7 @@ def test_failures_of_commands_are_errors(bare_host: Host) -> None:
 
 
 def test_stamps_move_and_end_with_a_stop(trading: Trading) -> None:
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     begun = now_ns()
     wait_until(lambda: trading.last_sign_of_life() > begun, 1, "stamps that move")
     pids = trading.kept_pids()
@@ -60,7 +60,7 @@ def test_stamps_move_and_end_with_a_stop(trading: Trading) -> None:
     trading.assert_stopped(pulled, watch=0.2)
     trading.assert_inactive()
     assert trading.kept_pids() == pids
-    assert trading.alive(KEPT) == list(KEPT)
+    trading.all_running(KEPT)
 
 
 def test_a_touch_is_timed(bare_host: Host) -> None:

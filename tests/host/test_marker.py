@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from host import Host
-from kinds import FOUR, REDIS
+from kinds import REDIS
 from product import DONE, ISO_TIME, Ess
 from trading import FLAG, WAYS, Trading
 from waiting import wait_until
@@ -110,7 +110,7 @@ def test_a_redis_that_does_not_answer(trading: Trading, way: str, state: str) ->
     with silent_redis(host, state):
         done = ess("deactivate")
         assert done.returncode == DONE
-        assert trading.alive() == list(FOUR)
+        trading.all_running()
     wait_until(lambda: not marker(host), RETRY, "the marker, deleted by the watch timer")
 
 

@@ -79,7 +79,7 @@ def test_take_over_and_back(bare_host: Host, deb: Path) -> None:
     assert ess.latched()
     ess.wait_complete()
     host.run("bash", CONTROLLER, "deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
     pids = state(trading)
     ess("migrate", "--undo")

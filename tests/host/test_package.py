@@ -77,7 +77,7 @@ def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str)
     host.apt(*(word.format(deb=package) for word in DEEDS[deed]))
     hold(lambda: trading.born_after(begun), 0.5, "started or restarted")
     assert pids(trading) == before
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     assert not Ess(host).latched()
     if deed in ("reinstall", "upgrade"):
         assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
@@ -112,7 +112,7 @@ def test_deeds_while_latched(trading: Trading, package: str, deed: str, way: str
     assert ess.incidents() == [incident]
     assert len(ess.named("complete")) == 1
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 @pytest.mark.parametrize("deed", ["remove", "purge"])
@@ -133,9 +133,9 @@ def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str)
     assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
     assert ess.first_line() == ACTIVE
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     host.apt(*DEEDS[deed])
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
     wait_until(lambda: host.run(*marker).stdout.strip(), 10, "the marker")
     assert host.main_pid(REDIS)
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 def test_who_and_why_are_known_of_a_command_without_python(trading: Trading) -> None:
@@ -116,4 +116,4 @@ def test_removing_the_flag_without_python(trading: Trading) -> None:
     host.run("rm", FLAG)
     hold(lambda: trading.late(pull.time), 6.0, "started")
     give_back(host)
-    trading.all_running(15)
+    trading.all_running()

@@ -61,7 +61,7 @@ def test_a_hundred_at_once(trading: Trading) -> None:
         assert len(ess.named(event)) == 1, event
     assert sorted(e["ESS_UNIT"] for e in ess.named("stopped")) == sorted(FOUR)
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 def test_activations_at_random_during_deactivations(trading: Trading) -> None:
@@ -113,7 +113,7 @@ def test_activations_at_random_during_deactivations(trading: Trading) -> None:
     ended = now_ns()
     hold(lambda: trading.born_after(ended), 6.0, "started again")
     ess("deactivate")
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 def settle(ess: Ess) -> None:
@@ -155,7 +155,7 @@ def test_two_deactivations(trading: Trading) -> None:
     both = [host.spawn("quantum-ess", "deactivate") for _ in range(2)]
     said = [process.communicate(timeout=30) for process in both]
     assert sorted(process.returncode for process in both) == [DONE, NOT_RELEASED], said
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     assert set(trading.born_after(begun).values()) == {1}
 
 

@@ -56,7 +56,7 @@ def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert min(gaps) >= SETTLE, signs
     assert took < RELEASED
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
     assert done.stdout.splitlines()[-1] == INACTIVE
     assert trading.kept_pids() == kept
     assert not ess.latched()
@@ -74,7 +74,7 @@ def test_after_a_boot_and_however_long(trading: Trading) -> None:
     ess("deactivate")
     assert (now_ns() - begun) / 1e9 < RELEASED
     assert list(first_signs(trading, begun)) == list(FOUR)
-    assert trading.alive() == list(FOUR)
+    trading.all_running()
 
 
 def test_only_what_ran_before(brisk: Trading) -> None:
@@ -168,7 +168,7 @@ def test_one_that_fails_latches_everything_again(brisk: Trading, which: int, how
     brisk.write_unit(bad, KINDS["normal"])
     brisk.host.run("systemctl", "daemon-reload")
     ess("deactivate")
-    assert brisk.alive() == list(FOUR)
+    brisk.all_running()
 
 
 def test_one_that_dies_while_it_settles(trading: Trading) -> None:

@@ -129,7 +129,7 @@ class Campaign:
         said = f"deactivate does not repair: {done.returncode}: {done.stderr}"
         self.expect(done.returncode == DONE, said)
         try:
-            self.trading.all_running(5)
+            self.trading.all_running()
         except Timeout as error:
             raise Violation(f"not running after deactivate: {self.trading.states()}") from error
         self.expect(not self.ess.latched(), "latched after a successful deactivate")
@@ -330,7 +330,7 @@ def check_boot(campaign: Campaign, cut: int) -> None:
     trading = campaign.trading
     if not campaign.host.exists(RECORD):
         campaign.counts["open"] += 1
-        trading.all_running(10)
+        trading.all_running()
         campaign.expect(campaign.look().since is None, "no record, but latched")
         return
     campaign.counts["latched"] += 1
