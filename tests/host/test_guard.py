@@ -278,6 +278,8 @@ def test_its_death_is_noticed_and_touches_nothing(trading: Trading) -> None:
     guard.ess("deactivate")
     ended = guard.ess.wait_event("guard-ended")[0]
     assert "watchdog" in ended["MESSAGE"]
+    explained = host.journal("-x", f"MESSAGE_ID={ended['MESSAGE_ID']}")
+    assert "Subject: The guard has died" in explained and "What to do: " in explained
     assert int(ended["__REALTIME_TIMESTAMP"]) / 1e6 - began < NOTICED
 
     # Stopped for good, were there no watchdog: status says that nothing is heard of it.

@@ -46,6 +46,8 @@ def by_shell() -> Iterator[tuple[str, str]]:
         for event in re.findall(r'"ESS_EVENT=\$\{event\}([a-z-]+)"', text):
             (number,) = re.findall(r"\bid=([0-9a-f]{32})", text)
             yield event, number
+        for number, event in re.findall(r"MESSAGE_ID=([0-9a-f]{32}) .*\bESS_EVENT=([a-z-]+)", text):
+            yield event, number
         for number in re.findall(r"\bdrill_id=([0-9a-f]{32})", text):
             yield "drill", number
 
@@ -65,9 +67,18 @@ def test_every_event_has_an_id() -> None:
 def test_the_shell_gives_the_same_ids() -> None:
     found = list(by_shell())
     assert {event for event, _ in found} == {
-        *("initiated", "latched", "stopped", "refused", "restored", "drill")
+        *("initiated", "latched", "stopped", "refused", "restored", "guard-ended", "drill")
     }
     assert [(event, number) for event, number in found if MESSAGE_IDS[event] != number] == []
+
+
+def test_whoever_writes_to_the_journal_gives_an_id() -> None:
+    """One for each entry: where there is a logger(1) there is an id."""
+    texts = [path.read_text() for path in (HERE / "quantum_ess/libexec").iterdir()]
+    writers = [text for text in texts if "logger --journald" in text]
+    assert len(writers) == 4
+    for text in writers:
+        assert text.count("MESSAGE_ID=") == text.count("logger --journald"), text
 
 
 def test_nothing_but_comments_comes_before_the_first_id() -> None:
