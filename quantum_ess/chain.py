@@ -25,7 +25,7 @@ class Chain:
     """All records of a group's history as they lie in its files, rotated ones included."""
 
     def __init__(self, group: Group) -> None:
-        self.lines = [line for path in history.files(group) for line in history.lines(path)]
+        self.lines, self.copied = history.load(group)
         self.records = [line for line in self.lines if line.entry]
         self.place = group.history
         self.noted = history.head(group)
@@ -44,6 +44,8 @@ class Chain:
         yield from self._missing()
         yield from self._altered()
         yield from self._truncated()
+        for path in self.copied:
+            yield Flaw(path, "its records are in another file too: a rotation broke off", False)
         missing = any(True for _ in self._missing())
         for line in self.lines:
             if not line.entry and line.raw:

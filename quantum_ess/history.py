@@ -122,6 +122,23 @@ def files(group: Group) -> list[str]:
     return sorted((path for path in first if first[path]), key=lambda path: (first[path], path))
 
 
+def load(group: Group) -> tuple[list[Line], list[str]]:
+    """Every line, oldest first, and the files that hold copies of another's records.
+
+    While logrotate(8) compresses a file, and after it was broken off at that, both are there.
+    """
+    found: list[Line] = []
+    holder: dict[bytes, str] = {}
+    copied: list[str] = []
+    for path in files(group):
+        for line in lines(path):
+            if not line.entry or holder.setdefault(line.raw, path) == path:
+                found.append(line)
+            elif path not in copied:
+                copied.append(path)
+    return found, copied
+
+
 def _first(path: str) -> int:
     """The number of a file's first record, 0 if it has none."""
     return next((line.entry["n"] for line in lines(path) if line.entry), 0)

@@ -153,12 +153,14 @@ def show_log(group: Group, follow: bool, count: int) -> int:
     print("quantum-ess: journald does not listen: this is the history", file=sys.stderr)
     lines = _told(group)
     print("\n".join(lines[-count:]), flush=True)
+    told = set(lines)
     while follow:
         time.sleep(POLL)
-        more = _told(group)[len(lines) :]
-        if more:
-            print("\n".join(more), flush=True)
-        lines += more
+        # Not always at the end: a start may be refused before the stop itself is on record.
+        for line in _told(group):
+            if line not in told:
+                print(line, flush=True)
+                told.add(line)
     return 0
 
 

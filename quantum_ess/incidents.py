@@ -88,8 +88,8 @@ class Incident:
 
 def load(group: Group) -> list[Incident]:
     """Every incident in the history, oldest first, with what waits to be written."""
-    lines = (line for path in history.files(group) for line in history.lines(path))
-    entries = [line.entry for line in lines if line.entry] + history.waiting(group)
+    entries = [line.entry for line in history.load(group)[0] if line.entry]
+    entries += history.waiting(group)
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["incident"]:

@@ -40,7 +40,8 @@ DEPENDENCIES = (
 
 # A host has no network: apt finds the dependencies of the .deb in its own cache or not at all.
 # They are downloaded, not installed: that they get installed is the package's to declare.
-DOWNLOAD = "apt-get -y -d --no-install-recommends install " + " ".join(DEPENDENCIES)
+# With logrotate beside them, which those tests install that have it rotate.
+DOWNLOAD = "apt-get -y -d --no-install-recommends install logrotate " + " ".join(DEPENDENCIES)
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -124,19 +125,58 @@ def test_power_cuts(trading: Trading) -> None:
 
 
 def test_rotation_and_tampering(trading: Trading) -> None:
+    """The real logrotate, with what the package ships: between and within incidents, compressed."""
     host, ess = trading.host, Ess(trading.host)
-    for number in (2, 1):
-        ess("activate")
-        ess("deactivate", "--no-start")
-        host.sh(f"mv {HISTORY} {HISTORY}.{number}")
-    ess("activate")
+    host.apt("install", "--no-install-recommends", "logrotate")
+    ours = "/etc/logrotate.d/quantum-ess"
+
+    def rotate(files: int) -> set[str]:
+        second = int(time.time())
+        wait_until(lambda: int(time.time()) > second, 5, "a new name: it is dated to the second")
+        assert host.run("logrotate", "--force", ours).stderr == ""
+        assert not host.exists(HISTORY)
+        found = host.sh(f"cd $(dirname {HISTORY}); ls | grep history.jsonl").split()
+        assert len(found) == files, found
+        return set(found)
+
+    ess("activate", "--reason", "one")
     ess("deactivate", "--no-start")
+    (first,) = rotate(1)
+    assert len(incidents(ess)) == 1
+    # `log` follows the history itself while journald is dead.
+    host.sh(f"systemctl stop {JOURNALD} systemd-journald-audit.socket 2>/dev/null || true")
+    follower = host.spawn("sh", "-c", "exec quantum-ess log --follow -n 100 >/run/told")
+
+    def told() -> str:
+        return host.sh("cat /run/told 2>/dev/null || true")
+
+    wait_until(lambda: "command): one" in told(), 30, "the first incident")
+    ess("activate", "--reason", "two", check=False)
+    rotate(2)
+    ess("deactivate", "--no-start", "--reason", "mended")
+    host.run("sed", "-i", "s/nocompress/compress/", ours)  # as an administrator may
+    assert len([name for name in rotate(3) if name.endswith(".gz")]) == 1
+    ess("activate", "--reason", "three", check=False)
+    ess("deactivate", "--no-start", "--reason", "over")
+    log = ess("log", "-n", "100").stdout
+    wait_until(lambda: told() == log, 30, f"{log} and not {told()}")
+    for text in ("two", "release begun by root (command): mended", "three"):
+        assert log.count(text) == 1, log
+    host.sh("kill $(pgrep -f '[c]ontroller log')")
+    follower.communicate(timeout=30)
+    host.sh("systemctl start systemd-journald.socket systemd-journald.service")
+    assert [(row["reason"], row["state"]) for row in incidents(ess)] == [
+        *(("one", "released"), ("two", "released"), ("three", "released"))
+    ]
+    assert len(ess("history").stdout.splitlines()) == 4
+    # The second one began in one file and ended in the next.
+    second = ess("history", incidents(ess)[1]["incident"]).stdout
+    assert "ACTIVATED by root (command): two" in second and second.endswith("RELEASED\n"), second
     assert_whole(ess)
-    assert len(incidents(ess)) == 3
-    host.sh(f"sed -i '2s/unlatched/released/' {HISTORY}.1")
+    host.sh(f"sed -i '2s/unlatched/released/' $(dirname {HISTORY})/{first}")
     found = ess("history", "--verify", check=False)
     assert found.returncode == FAILED
-    assert f"{HISTORY}.1:2: record 5 was altered, or record 6 ({HISTORY}.1:3)" in found.stdout
+    assert f"{first}:2: record 2 was altered, or record 3 " in found.stdout, found.stdout
 
 
 def test_a_disk_that_takes_nothing_and_python_gone(trading: Trading) -> None:

@@ -132,6 +132,21 @@ def test_rotation(group: Group, way: str) -> None:
         assert flaws(group) == [f"{group.history}.10:1: records 1 to 2 are missing before this"]
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_compression_that_broke_off(group: Group, torn: bool) -> None:
+    """The file and its copy, whole or not, are both there: every record is told once."""
+    add(group, 2, "activated")
+    packed = gzip.compress(Path(group.history).read_bytes())
+    os.rename(group.history, group.history + ".1")
+    Path(group.history + ".1.gz").write_bytes(packed[:-12] if torn else packed)
+    add(group, 1, "activated")
+    assert numbers(group) == [1, 2, 3]
+    told = [len(incident.entries) for incident in incidents.load(group)]
+    assert sum(told) == 3
+    (flaw,) = chain.Chain(group).flaws
+    assert not flaw.grave and str(flaw).startswith(f"{group.history}.1.gz: its records are in")
+
+
 def test_rotation_with_the_head_lost(group: Group) -> None:
     add(group, 2)
     os.rename(group.history, group.history + ".1")
