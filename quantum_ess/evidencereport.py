@@ -25,7 +25,7 @@ def write(path: str, title: str, evidence: Evidence, result: dict[str, Any], sto
 
 
 def page(title: str, evidence: Evidence, result: dict[str, Any], stops: Stops) -> str:
-    """The report as HTML. stops: unit, way, seconds from the trigger to its last sign of life."""
+    """The report as HTML. stops: unit, way, seconds from the trigger until it was seen dead."""
     failures = result["failures"]
     subtitle = f"{platform.node()}, {evidence.since}"
     sheet = report.Page(title, "FAIL" if failures else "PASS", subtitle)
@@ -33,7 +33,7 @@ def page(title: str, evidence: Evidence, result: dict[str, Any], stops: Stops) -
         sheet.text("What failed", *failures)
     sheet.facts("Circumstances", _facts(evidence, result))
     caption = (
-        "Green: the unit runs. Red dot: its last sign of life. Row ESS: red while the stop takes "
+        "Green: the unit runs. Red dot: seen dead. Row ESS: red while the stop takes "
         "place, yellow while latched, blue while units are restarted."
     )
     sheet.picture("Timeline", svg.timeline(_lanes(evidence), evidence.at()), caption)
@@ -42,7 +42,7 @@ def page(title: str, evidence: Evidence, result: dict[str, Any], stops: Stops) -
     caption = (
         f"Each unit and way to stop. The limit is {LIMIT:g} s for every process of every unit."
     )
-    sheet.picture("From the trigger to the last sign of life", svg.bars(bars, LIMIT), caption)
+    sheet.picture("From the trigger until the unit was seen dead", svg.bars(bars, LIMIT), caption)
     heads = ("Check", "Expected", "Measured", "At", "Verdict")
     for number, text in enumerate(evidence.titles, 1):
         rows = [

@@ -29,5 +29,5 @@ def families(group: Group, status: dict[str, Any]) -> Iterator[Metric]:
     took = last.get("stop_ms")
     took = took if isinstance(took, dict) else {}
     ways: Samples = [({"way": w}, ms / 1000) for w in WAYS if (ms := number(took.get(w)))]
-    text = "From trigger to last sign of life in the last drill, each way to stop by itself."
+    text = "From trigger until seen dead in the last drill, each way to stop by itself."
     yield gauge("drill_last_stop_seconds", text, ways)

@@ -19,14 +19,14 @@ Guard = Callable[[], None]
 
 
 class Deaths:
-    """When each unit's last process died. at: unit -> monotonic seconds; living: still alive."""
+    """By when each unit was dead. at: unit -> monotonic seconds; living: still alive."""
 
     def __init__(self, at: dict[str, float], living: list[str]) -> None:
         self.at = at
         self.living = living
 
     def last(self, began: float) -> float:
-        """Seconds from then to the last sign of life."""
+        """Seconds from then to the first look at which all were dead."""
         return max((at - began for at in self.at.values()), default=0.0)
 
 
@@ -36,26 +36,29 @@ def populated(plan: Plan) -> dict[str, str]:
 
 
 def deaths(plan: Plan, units: dict[str, str], seconds: float, guard: Guard) -> Deaths:
-    """Watch until all of those cgroups, and any new ones, are empty; at most so long."""
+    """Watch until all of those cgroups, and any new ones, are empty; at most so long.
+
+    A unit counts as dead from the look that found it so: what died before the first look, or
+    between two on a busy machine, is given the longer time.
+    """
     deadline = time.monotonic() + seconds
-    at: dict[str, float] = {}
+    dead: dict[str, float] = {}
     looked = calm_since = time.monotonic()
     watched = dict(units)
     while True:
         guard()
-        now = time.monotonic()
         living = [unit for unit, path in watched.items() if cgroup.populated(path)]
-        for unit in living:
-            at[unit] = now  # its last sign of life, so far
+        now = time.monotonic()
+        dead = {unit: dead.get(unit, now) for unit in watched if unit not in living}
         if living or now - looked > 0.02:
             looked = now
             watched.update(populated(plan))
         if living:
             calm_since = time.monotonic()
         elif now - calm_since >= CALM:
-            return Deaths(at, [])
+            return Deaths(dead, [])
         if now >= deadline:
-            return Deaths(at, living)
+            return Deaths({**dead, **dict.fromkeys(living, now)}, living)
         time.sleep(LOOK)
 
 
