@@ -22,7 +22,7 @@ SHELL_SCRIPTS := $(filter-out %/controller,$(wildcard quantum_ess/libexec/*)) \
 BUILD_PACKAGES := bash-completion build-essential debhelper dh-python dpkg-dev fakeroot \
 	pybuild-plugin-pyproject python3-all python3-daemon python3-hypothesis python3-jeepney \
 	python3-prometheus-client python3-pytest python3-redis python3-setuptools
-TEST_PACKAGES := apt-utils autopkgtest chromium fish git gnupg gpgv groff lintian man-db mandoc mmdebstrap mount \
+TEST_PACKAGES := apt-utils autopkgtest chromium curl fish git gnupg gpgv groff lintian man-db mandoc mmdebstrap mount \
 	openssl piuparts procps python3-pip reprepro \
 	python3-venv shellcheck strace systemd systemd-container util-linux zsh zstd
 

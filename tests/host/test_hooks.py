@@ -1,16 +1,23 @@
 """Hooks and notifications: after the kill, once a transition, and never in anybody's way."""
 
+import http.server
 import json
+import subprocess
+import threading
+from pathlib import Path
 from typing import Any
 
+from guarding import Guarded, condition
 from host import Host
 from kinds import FOUR
 from product import Ess
+from quantum_ess import hooks
 from trading import Trading
-from waiting import hold, wait_until
+from waiting import SOON, hold, wait_until
 
 ACTIVATE, DEACTIVATE = "/etc/quantum-ess/activate.d", "/etc/quantum-ess/deactivate.d"
 URLS = "/etc/quantum-ess/notify.urls"
+EXAMPLE = Path(__file__).parents[2] / "debian/examples/cancel-open-orders"
 TOLD = "/var/cache/told"  # what hooks and servers in the host have heard
 
 SAY = f"""#!/bin/sh
@@ -59,6 +66,12 @@ def lines(host: Host, name: str) -> list[str]:
     return host.sh(f"cat {TOLD}/{name} 2>/dev/null || true").splitlines()
 
 
+def told_of(host: Host, transition: str) -> dict[str, str]:
+    """What the hooks of that transition found in their environment: ESS_*, without that prefix."""
+    rows = (row.split("=", 1) for row in lines(host, transition))
+    return {name[4:]: value for name, value in rows if name.startswith("ESS_")}
+
+
 def messages(host: Host, kind: str) -> list[str]:
     """Messages that a server has taken, oldest first."""
     names = host.sh(f"cd {TOLD} 2>/dev/null && ls | grep '^{kind}[.][0-9]*$' || true").split()
@@ -68,6 +81,12 @@ def messages(host: Host, kind: str) -> list[str]:
 def problems(ess: Ess) -> list[str]:
     found: list[str] = ess.status()["problems"]
     return found
+
+
+def found_by_check(ess: Ess) -> list[str]:
+    """The ids of what `check` finds."""
+    findings = json.loads(ess("check", "--json", check=False).stdout)["findings"]
+    return [finding["id"] for finding in findings]
 
 
 def hooks_of(ess: Ess) -> dict[str, str]:
@@ -111,6 +130,7 @@ def test_hooks(trading: Trading) -> None:
         "activate.d/40-not-ours": f"refused: others than root may write to {ACTIVATE}/40-not-ours",
     }
     assert len([problem for problem in problems(ess) if "hook failed" in problem]) == 3
+    assert found_by_check(ess).count("hook-failed") == 3
     assert not host.run("pgrep", "-f", "30-hang", check=False).stdout
     ess("activate")
     hold(lambda: len(lines(host, "runs")) > 1, 1, "run again")
@@ -119,6 +139,32 @@ def test_hooks(trading: Trading) -> None:
     assert f"ESS_UNITS={' '.join(FOUR)}" in lines(host, "deactivate")
     wait_until(lambda: not problems(ess), 10, "a status without problems")
     assert "hook deactivate.d/say done" in ess("history", "last").stdout
+
+    # The same of a stop that nobody asked for.
+    host.sh(f"rm {ACTIVATE}/[2-5]* {TOLD}/*")
+    guard = Guarded(host)
+    guard.redis("SET", "risk", 1)
+    guard.configure(condition("risk", redis="risk", limit="> 10", samples=1))
+    guard.redis("SET", "risk", 11)
+    reason = guard.wait_fired("risk")
+    wait_until(lambda: lines(host, "runs"), SOON, "the hook")
+    assert told_of(host, "activate") == {
+        "TRANSITION": "activate",
+        "INCIDENT": ess.status()["incident"],
+        "TRIGGER": "guard",
+        "REASON": reason,
+        "ACTOR": "root",
+        "TIME": told_of(host, "activate")["TIME"],
+        "UNITS": " ".join(FOUR),
+        "LIVING": "",
+    }
+    assert reason == "condition risk: risk 11 > 10"
+    guard.redis("SET", "risk", 1)
+    guard.calm("risk")
+    wait_until(lambda: len(lines(host, "runs")) > 1, SOON, "the other hook")
+    after = told_of(host, "deactivate")
+    assert (after["TRIGGER"], after["REASON"]) == ("command", "calm again")
+    assert after["INCIDENT"] == told_of(host, "activate")["INCIDENT"]
 
 
 def test_hooks_and_crashes(trading: Trading) -> None:
@@ -157,6 +203,7 @@ def test_notifications(trading: Trading) -> None:
     wait_until(lambda: problems(ess), 30, "the mail in status")
     assert "line 3 (mailto)" in problems(ess)[0] and "line 2" not in problems(ess)[0]
     assert len(ess.named("notify-failed")) == 1
+    assert "notification-not-sent" in found_by_check(ess)
     host.sh(run.format("smtp", 2525))
     (mail,) = wait_until(lambda: messages(host, "smtp"), 60, "a mail")
     assert "ESS ACTIVATED" in mail
@@ -172,3 +219,55 @@ def test_notifications(trading: Trading) -> None:
     ess("activate")
     wait_until(lambda: problems(ess), 30, "the refusal in status")
     assert "is refused" in problems(ess)[0] and len(messages(host, "http")) == 2
+
+
+def test_the_example_cancels_orders(tmp_path: Path) -> None:
+    """As documented: a DELETE with the key, which no command line shows; tried again; or failed."""
+    asked: list[tuple[str, str]] = []
+    answers = [503, 200, 401]
+
+    class Exchange(http.server.BaseHTTPRequestHandler):
+        def do_DELETE(self) -> None:
+            asked.append((self.path, self.headers["X-API-KEY"]))
+            commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+            shown.append(any(b"s3cret" in command for command in commands))
+            self.send_response(answers[len(asked) - 1])
+            self.end_headers()
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    shown: list[bool] = []
+    header = tmp_path / "exchange.header"
+    header.write_text("X-API-KEY: s3cret\n")
+    with http.server.HTTPServer(("127.0.0.1", 0), Exchange) as server:
+        text = EXAMPLE.read_text()
+        url = f"http://127.0.0.1:{server.server_port}/v1/orders"
+        for shipped, ours in (
+            ("https://api.exchange.example/v1/orders", url),
+            ("header=/etc/quantum-ess/exchange.header", f"header={header}"),
+        ):
+            assert text.count(shipped) == 1
+            text = text.replace(shipped, ours)
+        hook = tmp_path / "cancel-open-orders"
+        hook.write_text(text)
+        hook.chmod(0o755)
+        assert hooks.NAME.fullmatch(hook.name)
+        job = {"transition": "activate", "incident": "i-1", "trigger": "guard", "epoch": 0}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        runs = [
+            subprocess.run(
+                [hook],
+                env=hooks.environment(job),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            for _ in range(2)
+        ]
+        server.shutdown()
+    assert [run.returncode == 0 for run in runs] == [True, False], runs
+    assert "incident i-1 (guard, ): cancelling open orders" in runs[0].stdout
+    assert asked == [("/v1/orders", "s3cret")] * 3 and not any(shown)
+    assert "401" in runs[1].stderr

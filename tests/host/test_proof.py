@@ -19,6 +19,10 @@ HEADER = [
 ]
 PASSED = "[SUMMARY] PASS: All ESS components verified"
 REPORT = "/root/proof.html"
+LATE_EMERGENCY = """#!/bin/sh
+[ "$1" != deactivate ] || quantum-ess.real activate --reason "a late one"
+exec quantum-ess.real "$@"
+"""
 
 
 def proof(host: Host, *more: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +76,18 @@ def test_a_good_host(host: Host, trading: Trading, tmp_path: Path) -> None:
     assert "FAIL" not in dom
     browse(page, f"--screenshot={tmp_path / 'proof.png'}", "--window-size=1000,1400")
     assert (tmp_path / "proof.png").stat().st_size > 50_000
+    # The three stops as the history has them: a list, and the last one told.
+    ess("history", "--report", REPORT)
+    page.write_text(host.read_file(REPORT))
+    dom = browse(page, "--dump-dom")
+    assert [dom.count(incident) > 0 for incident in ess.incidents()] == [True] * 3
+    ess("history", "last", "--report", REPORT)
+    page.write_text(host.read_file(REPORT))
+    dom = browse(page, "--dump-dom")
+    for text in (ess.incidents()[-1], "<svg", "verified stopped in", "RELEASED"):
+        assert text in dom
+    browse(page, f"--screenshot={tmp_path / 'history.png'}", "--window-size=1000,1400")
+    assert (tmp_path / "history.png").stat().st_size > 30_000
 
     host.run("systemctl", "stop", REDIS)
     done = proof(host, "--json")
@@ -152,6 +168,18 @@ def test_interrupted_and_overtaken(host: Host, trading: Trading) -> None:
     hold(lambda: trading.remaining(), 0.5, "running")
     done = proof(host)
     assert (done.returncode, "ACTIVE already" in done.stderr) == (FAILED, True)
+
+    # One that comes right before the proof's own release: it is not what that is to release.
+    ess("deactivate")
+    trading.all_running()
+    host.sh("mv /usr/bin/quantum-ess /usr/bin/quantum-ess.real")
+    host.write_file("/usr/bin/quantum-ess", LATE_EMERGENCY, 0o755)
+    done = proof(host)
+    assert (done.returncode, "ESS stays ACTIVE" in done.stdout) == (FAILED, True), done
+    host.sh("mv /usr/bin/quantum-ess.real /usr/bin/quantum-ess")
+    assert ess.first_line() == ACTIVE
+    assert ess.named("repeated")[-1]["ESS_REASON"] == "a late one"
+    hold(lambda: trading.remaining(), 0.5, "running")
 
 
 def test_it_asks_first(host: Host, trading: Trading) -> None:
