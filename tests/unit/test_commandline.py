@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 
 import pytest
 from madeup import HERE
@@ -68,6 +69,22 @@ def test_fish_completion() -> None:
 @pytest.mark.parametrize("section", ["EXAMPLES", "EXIT STATUS", "FILES", "ENVIRONMENT", "SEE ALSO"])
 def test_sections_of_the_man_page(section: str) -> None:
     assert f".Sh {section}\n" in MAN_PAGE
+
+
+def test_what_the_pages_say_to_type_is_understood() -> None:
+    """Every command line of the runbook, of EXAMPLES and of the operations card in README."""
+    pages = [(HERE / path).read_text() for path in ("man/quantum-ess.7", "README.md")]
+    examples = MAN_PAGE[MAN_PAGE.index(".Sh EXAMPLES") :]
+    pages.append(examples.replace("\\(dq", '"').replace(".Dl ", ""))
+    found = [
+        line
+        for page in pages
+        for line in re.findall(r"(?:^|`)(quantum-ess(?: [^`\n]+)?)(?:`|$)", page, re.M)
+    ]
+    assert len(found) > 25
+    for line in found:
+        cli.build().parse_args(shlex.split(line.split("|")[0], comments=True)[1:])
+    assert len(pages[0].splitlines()) <= 90, "one page"
 
 
 def test_the_man_page_has_every_option() -> None:
