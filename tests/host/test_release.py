@@ -239,18 +239,19 @@ def test_release_is_repeatable(trading: Trading) -> None:
 
 
 def test_a_removal_while_the_watch_is_at_work(host: Host, trading: Trading) -> None:
-    """watch.path can't start what runs: the watch looks once more before it ends."""
+    """watch.path can't start what runs: the watch looks once more before it ends.
+
+    And its halt, begun with the flag there, does not set it again.
+    """
     Ess(host)("activate")
     Ess(host).wait_complete()
     host.run("systemctl", "stop", "quantum-ess-watch.timer")
-    host.write_file(
-        "/usr/lib/quantum-ess/halt",
-        "#!/bin/sh\nwhile [ -e /run/busy ]; do sleep 0.01; done\n",
-        0o755,
-    )
+    halt = "/usr/lib/quantum-ess/halt"
+    busy = "#!/bin/sh\nwhile [ -e /run/busy ]; do sleep 0.01; done\n"
+    host.write_file(halt, host.read_file(halt).replace("#!/bin/sh\n", busy, 1), 0o755)
     host.run("touch", "/run/busy")
     host.run("systemctl", "start", "--no-block", "quantum-ess-watch.service")
     wait_until(lambda: host.unit_state("quantum-ess-watch.service") == "activating", 5, "the watch")
     host.run("rm", FLAG)
     host.run("rm", "/run/busy")
-    Ess(host).wait_event("released", timeout=20)
+    Ess(host).wait_event("released", timeout=60)
