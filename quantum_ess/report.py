@@ -42,6 +42,7 @@ th, td { text-align: left; vertical-align: top; padding: .35em .7em .35em 0;
 thead th { border-bottom: 2px solid #9aa7b5; white-space: nowrap; }
 .checks td:nth-child(1) { width: 17%; } .checks td:nth-child(2) { width: 28%; }
 .checks td:nth-child(4) { width: 6em; } .checks td:nth-child(5) { width: 5.5em; }
+.plain td:first-child { white-space: nowrap; } /* a time, an incident: never in two lines */
 .facts th { width: 11em; font-weight: 600; color: #53606f; }
 .badge { font-weight: 700; padding: .05em .55em; border-radius: .3em; white-space: nowrap; }
 .good { color: #0b5b2b; background: #d9f2e1; } .bad { color: #8c1114; background: #fbdcdc; }
