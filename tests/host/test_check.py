@@ -257,7 +257,9 @@ def test_the_host_around(trading: Trading) -> None:
     # A container, as a test host is one, has no clock of its own: there nothing is said. Else it
     # is the kernel's word, and timedatectl's.
     host.sh("umount /run/systemd/container 2>/dev/null || true; rm /run/systemd/container")
-    synchronised = host.run("timedatectl", "show", "-P", "NTPSynchronized").stdout.strip()
+    synchronised = host.run(
+        "timedatectl", "show", "--property=NTPSynchronized", "--value"
+    ).stdout.strip()
     assert ids(ess) == {"yes": set(), "no": {"clock-unsynchronised"}}[synchronised]
     for error in (15_999_999, 16_000_000):
         assert with_a_clock(host, error) == ["clock-unsynchronised"] * (error == 16_000_000)
