@@ -4,6 +4,8 @@ Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAM
 `set KEY VALUE` lines, in the order of restart (docs/design.md).
 """
 
+import os
+
 from quantum_ess.group import FOUR, Group
 
 HEADER = "quantum-ess-plan 1"
@@ -104,11 +106,15 @@ def _fnmatch(unit: str, pattern: str) -> bool:
     return fnmatchcase(unit, pattern)
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO would hang the stop
+
+
 def read(group: Group) -> Plan:
     """The best plan that can be read whole; the built-in one if none can. Raises nothing."""
     for path in group.plans:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", opener=_at_once) as file:
                 return Plan(file.read(), path)
         except (OSError, ValueError):
             continue

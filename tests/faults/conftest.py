@@ -1,4 +1,4 @@
-"""The matrix's marker, its record of measurements, and the table at the end of a run."""
+"""The matrix's key cells, its record of measurements, and the table at the end of a run."""
 
 from pathlib import Path
 
@@ -13,17 +13,15 @@ CELLS = pytest.StashKey[dict[Cell, list[Measured]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers and the place for what is measured."""
-    config.addinivalue_line("markers", "matrix: a test of the fault matrix")
-    config.addinivalue_line("markers", "smoke: the short run of `make test`; `make faults` is all")
+    """The place for what is measured."""
     config.stash[CELLS] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is here, so that `make test` can leave out all of it but the smoke part."""
+    """Mark what is here, so that `make test` leaves out all of it but the key cells."""
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.matrix)
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("smoke"):
+            item.add_marker(pytest.mark.long)
 
 
 class Table:

@@ -102,7 +102,7 @@ MID_STOP = tuple(
         f"PID 1 hangs {1e3 * delay:.0f} ms after the flag, wakes {ASLEEP} s later",
         _hangs_in_mid_stop(delay),
         statuses=(DONE, INCOMPLETE),
-        smoke=(COMMAND, UNIT) if delay == 0.01 else (),
+        smoke=(COMMAND,) if delay == 0.01 else (),
     )
     for delay in (0, 0.01, 0.05)
 )
@@ -113,7 +113,6 @@ PID1_FAULTS = (
         "daemon-reload meanwhile",
         lambda host: _loop(host, "daemon-reload"),
         statuses=(DONE, INCOMPLETE),  # on a slow machine it does not answer for seconds
-        smoke=(COMMAND,),
     ),
     Fault(
         "daemon-reexec meanwhile",
@@ -172,7 +171,6 @@ JOURNAL_FULL = Fault(
         "journalctl --sync; ls /run/log/journal/*/system.journal",
         f"rm {_DISK}/filler; journalctl --flush; systemctl restart {JOURNALD}",
     ),
-    smoke=(COMMAND,),
 )
 JOURNALD_HUNG = Fault(
     "journald hung, its socket full",
@@ -190,7 +188,7 @@ JOURNALD_FAULTS = (
 SENTRY_STOPPED = Fault(
     "sentry stopped",
     script(f"systemctl stop {SENTRY}", f"systemctl start {SENTRY}"),
-    smoke=(COMMAND, TOUCH),
+    smoke=(TOUCH,),
 )
 SENTRY_HUNG = Fault("sentry hung", hung(SENTRY))
 

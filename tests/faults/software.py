@@ -1,6 +1,6 @@
 """Faults of software: Python, the modules that ESS imports, its own."""
 
-from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, script
+from faults.fault import COMMAND, TOUCH, Fault, Made, script
 from product import DONE, INCOMPLETE
 
 MODULES = "/usr/lib/python3/dist-packages"
@@ -10,7 +10,7 @@ PYTHON_MISSING = Fault(
     script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
     statuses=(DONE, INCOMPLETE),
     python=False,
-    smoke=(COMMAND, UNIT, TOUCH),
+    smoke=(COMMAND, TOUCH),
 )
 
 
@@ -46,7 +46,6 @@ SOFTWARE_FAULTS = (
         raising("jeepney"),
         statuses=(INCOMPLETE,),
         says="broken on purpose",
-        smoke=(COMMAND,),
     ),
     Fault("redis missing", missing("redis"), says="redis"),
     Fault("redis raises on import", raising("redis"), says="broken on purpose"),

@@ -1,15 +1,18 @@
 """The syscall campaign: each system call of a command fails, or is its last.
 
 By default a sample, drawn by SEED (printed), of FAULTS faults a test; TORTURE=all takes every call.
-FAULT repeats one, e.g. FAULT=openat:37:EIO, together with -k for the test that printed it.
+`make test` leaves out those that are marked long.
+FAULT repeats some, e.g. FAULT=openat:37:EIO,clone:1:KILL, together with -k for the test that
+printed them.
 """
 
 import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -32,6 +35,7 @@ WATCHERS = (
     "quantum-ess-watch.timer",
     "quantum-ess-sentry.service",
 )
+STARTS = ("clone", "clone3", "vfork")  # of another process
 SAMPLE = int(os.environ.get("FAULTS") or 2)  # faults of a test in a sample, half of them kills
 CUTS = SAMPLE // 2  # power cuts in a sample
 
@@ -108,6 +112,14 @@ class Campaign:
         syscalls.wrap_python(self.host)
         self.prepare()
         self.calls = syscalls.record(self.host, subject.tracee)
+        numbers = [(call.name, call.number) for call in self.calls]
+        self.beginning = script_read(self.calls, subject.tracee.argv[0])
+        # Whatever fails in the shell from there on, the controller or halt goes on in its place.
+        self.carried: set[tuple[str, int]] = set()
+        if subject is SHELL:
+            self.carried.update(numbers[numbers.index(self.beginning) + 1 :])
+        elif subject is HALT:
+            self.carried.update(number for number in numbers if number[0] in STARTS)
         self.settle()
         if self.command == "activate":
             self.restore()
@@ -187,10 +199,21 @@ class Campaign:
 
     def check(self, fault: Fault, status: int, born: dict[str, list[int]]) -> None:
         """After the command with its fault, whatever became of it."""
+        if (fault.name, fault.number) == self.beginning and not fault.kills:
+            # To the shell an empty script, that ends with 0 (docs/reliability.md) and does nothing.
+            self.counts["not begun"] += 1
+            self.expect(status == DONE and self.pids() == born, "an empty script did something")
+            latched = self.look().since is not None
+            self.expect(
+                latched == (self.command == "deactivate"), "an empty script moved the latch"
+            )
+            return
         claims = status in self.subject.claims
         shut = self.check_latch(self.subject.lives or not fault.kills)
         self.counts["latched" if shut else "open"] += 1
         if self.command == "activate":
+            must = (fault.name, fault.number) in self.carried and not fault.kills
+            self.expect(claims or not must, f"status {status}, though another way was left")
             self.expect(shut or not claims, f"status {status}, but the latch is open")
             if not shut:
                 pids = self.pids()
@@ -252,11 +275,19 @@ class Campaign:
         assert not self.violations, "\n".join([f"SEED={SEED}", *self.violations])
 
 
+def script_read(calls: list[Call], program: str) -> tuple[str, int]:
+    """The call by which the shell reads the beginning of its script, which is all of it."""
+    for call in calls:
+        if call.name == "read" and call.text.split(",")[0].endswith(f"/{Path(program).name}>"):
+            return call.name, call.number
+    return "", 0  # Python has no such thing
+
+
 def choose(calls: list[Call], count: int) -> list[Fault]:
     """Every fault of those calls, or a sample: mostly of what comes after Python's own start."""
     chance = random.Random(SEED)
     if ONE:
-        return [syscalls.parse(ONE)]
+        return [syscalls.parse(text) for text in ONE.split(",")]
     pools = []
     begin = next(n for n, call in enumerate(calls) if "/run/quantum" in call.text)
     for pool in (calls[:begin], calls[begin:]):
@@ -278,7 +309,12 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+def subjects(*short: str, of: Iterable[str] = SUBJECTS) -> list[object]:
+    """Those of the subjects, all but `short` marked as long."""
+    return [pytest.param(name, marks=() if name in short else pytest.mark.long) for name in of]
+
+
+@pytest.mark.parametrize("name", subjects("shell-alone", "controller-alone", "deactivate-watched"))
 def test_every_call(make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With all that watches the flag alive, and with that process alone."""
     with printed(capsys):
@@ -287,7 +323,9 @@ def test_every_call(make_host: HostMaker, name: str, capsys: pytest.CaptureFixtu
         campaign.report(len(campaign.calls), name)
 
 
-@pytest.mark.parametrize("name", ["controller-watched", "deactivate-watched"])
+@pytest.mark.parametrize(
+    "name", subjects("controller-watched", of=("controller-watched", "deactivate-watched"))
+)
 def test_power_cut_at_every_write(
     make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,7 +344,7 @@ def test_power_cut_at_every_write(
         ]
         faults = syscalls.kills(touching)
         if ONE:
-            faults = [syscalls.parse(ONE)]
+            faults = [syscalls.parse(text) for text in ONE.split(",")]
         elif not ALL:
             faults = random.Random(SEED).sample(faults, min(CUTS, len(faults)))
         for fault in faults:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from madeup import HERE
 
 from quantum_ess import account, activate, actor, latch, marker, plan, record, status, trail
 from quantum_ess.group import Group
 
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 DEEP = b"[" * 20_000  # past the depth that json can recurse to
+STRIKE = HERE / "quantum_ess/libexec/strike"
 many = settings(max_examples=300, deadline=None)
 
 texts = st.text(max_size=8)
@@ -175,6 +178,15 @@ def test_a_plan_of_any_bytes(group: Group) -> None:
         assert plan.read(group).protect
 
     check()
+
+
+def test_a_plan_that_is_a_fifo(group: Group) -> None:
+    """Neither the controller nor the shell waits for somebody to write to it."""
+    os.mkfifo(group.plans[0])
+    assert plan.read(group).source != group.plans[0]
+    shell = f'. {STRIKE}; plans={group.plans[0]}; read_plan; echo "$protect"'
+    said = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=20)
+    assert "quantum-execution.service" in said.stdout, said
 
 
 def test_the_flag(group: Group) -> None:
