@@ -14,7 +14,7 @@ from waiting import hold, now_ns, wait_until
 
 COMMAND_LIMIT = 10.0  # seconds that `quantum-ess activate` may take, whatever is broken
 REST = 0.4  # seconds for which nothing may come back, of units that restart at once
-LATER = 20.0  # seconds after the faults are undone until the trail must be complete
+LATER = 60.0  # seconds after the faults are undone until the trail must be complete
 KINDS = dict(
     zip(FOUR, ("restarts-at-once", "ignores-sigterm", "forks-with-setsid", "normal"), strict=True)
 )
@@ -121,4 +121,6 @@ def settled(trading: Trading, pull: Pull, faults: Sequence[Fault]) -> None:
     assert ess.latched()
     assert not trading.late(pull.time)
     assert not trading.remaining()
-    wait_until(lambda: host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip(), 8, "mark")
+    wait_until(
+        lambda: host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip(), LATER, "mark"
+    )
