@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantum_ess.systemd import Manager
 
 LOCK_SECONDS = 3.0
+STAGES = ("stopped", "complete")  # of a trail
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
@@ -185,14 +186,16 @@ def logged(group: Group) -> tuple[str, str]:
 
 
 def stage_of(group: Group, incident: str) -> str:
-    """How far that incident's trail has come: "", "stopped" or "complete"."""
+    """How far that incident's trail has come, by the furthest mark: "", "stopped" or "complete".
+
+    Where there was no room for one at first there may have been for the next.
+    """
+    marks = [record.text(path).partition(" ") for path in (group.logged_volatile, group.logged)]
+    found = [stage for known, _, stage in marks if known == incident and stage in STAGES]
     with suppress(OSError):
         noted = int(os.stat(group.lock).st_mtime)
-        for stage in ("complete", "stopped"):
-            if noted == _number(incident, stage):
-                return stage
-    known, stage = logged(group)
-    return stage if known == incident else ""
+        found += [stage for stage in STAGES if noted == _number(incident, stage)]
+    return max(found, key=STAGES.index, default="")
 
 
 def _mark_logged(group: Group, account: Account, stage: str) -> None:

@@ -126,6 +126,28 @@ def trading(host: Host) -> Trading:
     return trading
 
 
+# What tests have counted, as a line each.
+
+COUNTS = "counts"
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a line that the end of the run shows, whichever process runs the test."""
+    return lambda line: request.node.user_properties.append((COUNTS, line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The counts, in the order of the tests' ends."""
+    reports = [report for several in terminalreporter.stats.values() for report in several]
+    calls = [r for r in reports if isinstance(r, pytest.TestReport) and r.when == "call"]
+    lines = [row[1] for report in calls for row in report.user_properties if row[0] == COUNTS]
+    if lines:
+        terminalreporter.section("counts")
+    for line in lines:
+        terminalreporter.write_line(str(line))
+
+
 # The journal of a test's hosts, read before they end and shown if the test failed.
 
 FAILED = pytest.StashKey[bool]()

@@ -1,6 +1,8 @@
 """The matrix's key cells, its record of measurements, and the table at the end of a run."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,12 +11,7 @@ from roots import RELEASES
 from trading import WAYS
 
 Cell = tuple[str, str, str]  # fault, trigger, release
-CELLS = pytest.StashKey[dict[Cell, list[Measured]]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The place for what is measured."""
-    config.stash[CELLS] = {}
+CELL = "cell"  # the property of a test's report: a Cell, and what was measured
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,26 +22,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Table:
-    """Where a test writes what it measured."""
+    """Where a test writes what it measured; in its report, since it may be another process's."""
 
-    def __init__(self, cells: dict[Cell, list[Measured]], release: str) -> None:
-        self.cells = cells
+    def __init__(self, properties: list[tuple[str, object]], release: str) -> None:
+        self.properties = properties
         self.release = release
 
     def add(self, fault: str, way: str, measured: Measured) -> None:
         """One stop; several of the same are shown as their range."""
-        self.cells.setdefault((fault, way, self.release), []).append(measured)
+        self.properties.append((CELL, (fault, way, self.release, *measured)))
 
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest, release: str) -> Table:
     """The table that is printed at the end of the run."""
-    return Table(request.config.stash[CELLS], release)
+    return Table(request.node.user_properties, release)
+
+
+def _measured(reports: Iterable[object]) -> dict[Cell, list[Measured]]:
+    """What the tests have measured, by the reports of their calls."""
+    cells: dict[Cell, list[Measured]] = {}
+    calls = [r for r in reports if isinstance(r, pytest.TestReport) and r.when == "call"]
+    rows: list[Any] = [value for r in calls for name, value in r.user_properties if name == CELL]
+    for fault, way, release, life, status in rows:
+        cells.setdefault((fault, way, release), []).append(Measured(life, status))
+    return cells
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Fault by trigger: ms to the last sign of life and exit status, for each release."""
-    cells = terminalreporter.config.stash[CELLS]
+    cells = _measured(report for several in terminalreporter.stats.values() for report in several)
     if not cells:
         return
     releases = [name for name in RELEASES if any(name == release for _, _, release in cells)]

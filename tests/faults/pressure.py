@@ -95,6 +95,7 @@ PRESSURE_FAULTS = (
         impossible={UNIT: "PID 1 can't start anything"},
         statuses=(DONE, INCOMPLETE),
         starts=False,
+        python=False,  # in time for it, or not
         smoke=(COMMAND, TOUCH),
     ),
     OVERLOAD,

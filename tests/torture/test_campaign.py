@@ -10,8 +10,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -265,13 +264,16 @@ class Campaign:
         self.kept = self.trading.kept_pids()
         self.prepare()
 
-    def report(self, calls: int, name: str) -> None:
-        """Print the counts; AssertionError if anything was violated."""
+    def report(self, calls: int, name: str) -> str:
+        """The counts as a line."""
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         found = len(self.violations)
-        print(
-            f"{self.host.release} {name}: {calls} calls, {counts}, {found} violations", flush=True
+        return (
+            f"{self.host.release} {name} SEED={SEED}: {calls} calls, {counts}, {found} violations"
         )
+
+    def judge(self) -> None:
+        """AssertionError if anything was violated."""
         assert not self.violations, "\n".join([f"SEED={SEED}", *self.violations])
 
 
@@ -301,66 +303,58 @@ def choose(calls: list[Call], count: int) -> list[Fault]:
     return chosen
 
 
-@contextmanager
-def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """What is printed here is seen also if the test passes: counts belong to the result."""
-    with capsys.disabled():
-        print(f"\nSEED={SEED}", flush=True)
-        yield
-
-
 def subjects(*short: str, of: Iterable[str] = SUBJECTS) -> list[object]:
     """Those of the subjects, all but `short` marked as long."""
     return [pytest.param(name, marks=() if name in short else pytest.mark.long) for name in of]
 
 
 @pytest.mark.parametrize("name", subjects("shell-alone", "controller-alone", "deactivate-watched"))
-def test_every_call(make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_call(make_host: HostMaker, name: str, count: Callable[[str], None]) -> None:
     """With all that watches the flag alive, and with that process alone."""
-    with printed(capsys):
-        campaign = Campaign(make_host, *SUBJECTS[name])
-        campaign.run(choose(campaign.calls, SAMPLE))
-        campaign.report(len(campaign.calls), name)
+    campaign = Campaign(make_host, *SUBJECTS[name])
+    campaign.run(choose(campaign.calls, SAMPLE))
+    count(campaign.report(len(campaign.calls), name))
+    campaign.judge()
 
 
 @pytest.mark.parametrize(
     "name", subjects("controller-watched", of=("controller-watched", "deactivate-watched"))
 )
 def test_power_cut_at_every_write(
-    make_host: HostMaker, name: str, capsys: pytest.CaptureFixture[str]
+    make_host: HostMaker, name: str, count: Callable[[str], None]
 ) -> None:
     """The process and then the host end at a call that touches the state on disk.
 
     After the boot trading is held or runs, as the record says, and nothing is in between.
     """
-    with printed(capsys):
-        campaign = Campaign(make_host, *SUBJECTS[name])
-        host, trading = campaign.host, campaign.trading
-        writes = "openat|rename|fsync|write|fchmod|unlink|unlinkat|linkat|link|mkdir|close"
-        touching = [
-            call
-            for call in campaign.calls
-            if re.fullmatch(writes, call.name) and "/var/lib/quantum-ess" in call.text
-        ]
-        faults = syscalls.kills(touching)
-        if ONE:
-            faults = [syscalls.parse(text) for text in ONE.split(",")]
-        elif not ALL:
-            faults = random.Random(SEED).sample(faults, min(CUTS, len(faults)))
-        for fault in faults:
-            _, reached = syscalls.inject(host, fault, campaign.subject.tracee)
-            cut = host.power_cut()
-            campaign.counts["killed" if reached else "not reached"] += 1
-            campaign.counts["power cuts"] += 1
-            try:
-                check_boot(campaign, cut)
-            except (Violation, Timeout) as error:
-                campaign.violations.append(f"{name} FAULT={fault}, then a power cut: {error}")
-                print(campaign.violations[-1], flush=True)
-            campaign.kept = trading.kept_pids()
-            campaign.restore()
-            campaign.prepare()
-        campaign.report(len(touching), f"{name}, power cut")
+    campaign = Campaign(make_host, *SUBJECTS[name])
+    host, trading = campaign.host, campaign.trading
+    writes = "openat|rename|fsync|write|fchmod|unlink|unlinkat|linkat|link|mkdir|close"
+    touching = [
+        call
+        for call in campaign.calls
+        if re.fullmatch(writes, call.name) and "/var/lib/quantum-ess" in call.text
+    ]
+    faults = syscalls.kills(touching)
+    if ONE:
+        faults = [syscalls.parse(text) for text in ONE.split(",")]
+    elif not ALL:
+        faults = random.Random(SEED).sample(faults, min(CUTS, len(faults)))
+    for fault in faults:
+        _, reached = syscalls.inject(host, fault, campaign.subject.tracee)
+        cut = host.power_cut()
+        campaign.counts["killed" if reached else "not reached"] += 1
+        campaign.counts["power cuts"] += 1
+        try:
+            check_boot(campaign, cut)
+        except (Violation, Timeout) as error:
+            campaign.violations.append(f"{name} FAULT={fault}, then a power cut: {error}")
+            print(campaign.violations[-1], flush=True)
+        campaign.kept = trading.kept_pids()
+        campaign.restore()
+        campaign.prepare()
+    count(campaign.report(len(touching), f"{name}, power cut"))
+    campaign.judge()
 
 
 def check_boot(campaign: Campaign, cut: int) -> None:

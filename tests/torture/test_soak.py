@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from conftest import HostMaker
 from kinds import FOUR, KEPT, REDIS
 from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, Ess
@@ -247,7 +245,9 @@ class Soak:
         else:
             self.since, self.incident = 0, ""
             wanted = sorted(self.running)
-            wait_until(lambda: sorted(self.trading.alive()) == wanted, 5, f"that just {wanted} run")
+            wait_until(
+                lambda: sorted(self.trading.alive()) == wanted, SOON, f"that just {wanted} run"
+            )
             assert not releasing, "a release was left unfinished"
         self.kept = self.kept or kept
         assert kept == self.kept, f"a kept unit was touched: {self.kept} {kept}"
@@ -295,19 +295,17 @@ def last_steps(soak: Soak) -> Iterator[None]:
     """Say what led to it, if something fails."""
     try:
         yield
-    except BaseException:
-        print("\n".join([f"SEED={SEED} STEPS={STEPS}; the last steps:", *soak.steps]), flush=True)
+    except BaseException as error:
+        error.add_note("\n".join([f"SEED={SEED} STEPS={STEPS}; the last steps:", *soak.steps]))
         raise
 
 
-def test_soak(make_host: HostMaker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_soak(make_host: HostMaker, count: Callable[[str], None]) -> None:
     soak = Soak(make_host)
-    with capsys.disabled():
-        print(f"\nSEED={SEED} STEPS={STEPS}", flush=True)
-        with last_steps(soak):
-            for number in range(1, STEPS + 1):
-                soak.step(number)
-                if number % 500 == 0:
-                    print(f"{number} steps", flush=True)
-        counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.counts.items()))
-        print(f"{soak.host.release}: {STEPS} steps, {counts}, 0 violations", flush=True)
+    with last_steps(soak):
+        for number in range(1, STEPS + 1):
+            soak.step(number)
+            if number % 500 == 0:
+                print(f"{number} steps", flush=True)
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.counts.items()))
+    count(f"{soak.host.release} SEED={SEED}: {STEPS} steps, {counts}, 0 violations")
