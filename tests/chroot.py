@@ -5,7 +5,7 @@ loopback.
         chroot.run("dpkg --install /dist/*.deb")
 
 Each command gets mount, network and PID namespaces of its own, so no mount and no process can
-outlive it; what it writes is there for the next one.
+outlive it, nor whoever asked for it; what it writes is there for the next one.
 """
 
 import os
@@ -26,6 +26,13 @@ from roots import SYSTEM_PATH, cache_directory
 LOOPBACK = (
     "import fcntl, socket, struct; up = struct.pack('16sh22x', b'lo', 0x49);"
     "fcntl.ioctl(socket.socket(), 0x8914, up)"
+)
+
+# Of what runs behind this no process and no mount outlives the one who started it, however that
+# one ends: the namespaces go with their first process, which dies with unshare, and that with us.
+ENCLOSED = (
+    *("setpriv", "--pdeathsig", "KILL", "unshare"),
+    *("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
 
 
@@ -63,11 +70,13 @@ class Chroot:
         """The command line outside that runs `argv`, and what is appended to it, in the chroot."""
         root = shlex.quote(str(self.place / "root"))
         layers = f"lowerdir={self.tree},upperdir={self.place}/up,workdir={self.place}/work"
+        layers += ",volatile"  # fsync costs nothing, and the last mount's mark is in nobody's way
         binds = "".join(
             f"mkdir -p {root}{inside}; mount --bind {shlex.quote(str(outside))} {root}{inside}; "
             for outside, inside in self.binds.items()
         )
         mounts = (
+            f"rm -rf {shlex.quote(str(self.place))}/work/work/incompat; "
             f"mount -t overlay overlay -o {shlex.quote(layers)} {root}; {binds}"
             f"mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev; "
             f"mount -t tmpfs tmpfs {root}/tmp; {shlex.join((sys.executable, '-c', LOOPBACK))}; "
@@ -76,8 +85,8 @@ class Chroot:
         clean.setdefault("DEBIAN_FRONTEND", "noninteractive")
         words = [f"{name}={value}" for name, value in clean.items()]
         inner = shlex.join(("env", "-i", *words, "chroot", str(self.place / "root"), *argv))
-        options = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--ipc", "--uts")
-        return ["unshare", *options, "sh", "-ec", f'{mounts}exec {inner} "$@"', "sh"]
+        script = f'{mounts}exec {inner} "$@"'
+        return [*ENCLOSED, "--net", "--ipc", "--uts", "sh", "-ec", script, "sh"]
 
     def run(
         self,

@@ -22,12 +22,16 @@ NEXT = {
     "bookworm": {
         "python3-redis": ("stdeb", "redis", "5.0.8"),
         "python3-jeepney": ("plain", "jeepney", "0.9.0"),
+        "python3-daemon": ("plain", "python_daemon", "3.1.2"),
     },
     "trixie": {"python3-redis": ("plain", "redis", "8.1.0")},
 }
 # Tests on hosts of what these libraries do: the marker, the guard, and what PID 1 answers.
 FILES = tuple(f"tests/host/test_{name}.py" for name in ("marker", "status", "guard"))
-CHOSEN = "key_and_event or last_word or json or without_d_bus or pid_1_hung or daemon or password"
+CHOSEN = (
+    "(key_and_event and command) or last_word or test_json or (without_d_bus and None)"
+    " or pid_1_hung or daemon or password"
+)
 Chroots = tuple[Chroot, Path]
 
 
