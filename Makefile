@@ -138,7 +138,7 @@ side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(1) "$$@
 
 .PHONY: host-tests
 # A hundred activations at once are load enough without another host's.
-host-tests: root $(DEB)  ## tests on Debian 12 and 13 hosts, faults and torture in a sample (root)
+host-tests: root setup $(DEB)  ## tests on Debian 12 and 13 hosts, faults and torture in a sample (root)
 	@$(call side-by-side,tests/host tests/faults tests/torture -m "not long" $(ARGS),speed or hundred)
 
 .PHONY: test-packaging

@@ -35,7 +35,7 @@ def report(release: str, deb: Path, rounds: float) -> list[str]:
     """Measure 100 breaches each way, times `rounds`, on an own host; print; name what is late."""
     with Host(release, [root_tree(release)]) as host:
         host.install(deb)
-        trading = Trading(host)
+        trading = Trading(host, beat=500_000)
         trading.start()
         times = measure(host, trading, max(2, round(100 * rounds)))
         core, memory = idle(Guarded(host))

@@ -4,9 +4,11 @@ The sentry is stopped as well: it would be quicker than PID 1 in everything.
 """
 
 import json
+import re
 
 import pytest
 
+from conftest import CHECKOUT
 from host import Host
 from kinds import FOUR, REDIS, ROUNDS
 from product import ACTIVE, INCOMPLETE, RECORD, Ess
@@ -14,6 +16,7 @@ from trading import FLAG, Trading
 from waiting import hold, wait_until
 
 PYTHON = "/usr/bin/python3"
+SCRIPTS = ("quantum-ess", "strike", "halt", "witness")
 
 
 def take_away(host: Host) -> None:
@@ -104,6 +107,20 @@ def test_who_and_why_are_known_of_a_command_without_python(trading: Trading) -> 
     found = json.loads(host.read_file(RECORD))
     assert found["trigger"] == "command" and found["reason"] == why.replace("\n", " ")
     assert found["actor"]["sudo_user"] == "alice"
+
+
+def test_the_caller_s_variables_have_no_say(trading: Trading) -> None:
+    """Whatever is exported under a name that the scripts use: here, where only they can stop."""
+    host, ess = trading.host, Ess(trading.host)
+    take_away(host)
+    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.timer")
+    scripts = (CHECKOUT / "quantum_ess/libexec" / name for name in SCRIPTS)
+    names = {name for file in scripts for name in re.findall(r"\b([a-z_]+)=", file.read_text())}
+    assert {"protect", "whole", "group", "plans"} < names
+    done = ess("activate", check=False, **dict.fromkeys(names, "x"))
+    assert (done.returncode, done.stdout) == (INCOMPLETE, ACTIVE + "\n"), done
+    assert "parameter not set" not in done.stderr
+    assert not trading.remaining()
 
 
 def test_removing_the_flag_without_python(trading: Trading) -> None:
