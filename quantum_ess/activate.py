@@ -87,9 +87,11 @@ def activate(group: Group, request: Request) -> Outcome:
     # The first blow has fallen. From here on things may be slow, but everything is bounded.
     outcome = Outcome(flag, strike)
     _claim(group, request, flag)
-    _take_over(group, flag)
+    _note_owner(group, flag)
     latch.fill(group)
     _tell_and_verify(outcome, strike.began + LIMIT)
+    if flag.owner:
+        latch.secure(group)
     while request.trigger != "flag" and flag.inode and latch.inode(group) is None:
         # A release that was under way took the flag; the stop wins.
         outcome.flag = flag = latch.shut(group)
@@ -135,8 +137,8 @@ def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
         pass  # /run is full: the trail will name the flag's owner instead
 
 
-def _take_over(group: Group, flag: latch.Flag) -> None:
-    """Note who set the flag if it was not root, then make it root's."""
+def _note_owner(group: Group, flag: latch.Flag) -> None:
+    """Note who set the flag if it was not root: it is made root's as soon as all is dead."""
     try:
         flag.owner = os.lstat(group.flag).st_uid
     except OSError:
@@ -154,7 +156,6 @@ def _take_over(group: Group, flag: latch.Flag) -> None:
             json.dump(claim, file)
     except OSError:
         pass  # somebody has, or there is no room: flag.owner says it in this process
-    latch.secure(group)
 
 
 def _private(path: str, flags: int) -> int:
