@@ -143,14 +143,7 @@ host-tests: root setup $(DEB)  ## tests on Debian 12 and 13 hosts, faults and to
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)
-	@run() { $(VENV)/python -m pytest -q -p no:cacheprovider tests/archive -k "$$1" $(ARGS); }
-	run bookworm >dist/test-packaging-12.log 2>&1 &
-	twelve=$$!
-	status=0
-	run "not bookworm" || status=1
-	wait $$twelve || status=1
-	cat dist/test-packaging-12.log
-	exit $$status
+	@$(call side-by-side,tests/archive $(ARGS),no_such_test)
 
 # Built once and put into both suites: what is built on Debian 12 is what 13 gets.
 .PHONY: apt-repo
