@@ -8,7 +8,7 @@ from archive.conftest import CHECKOUT
 from chroot import ENCLOSED
 from conftest import package
 from debs import previous
-from roots import SYSTEM_PATH, piuparts_root, root_tree
+from roots import SYSTEM_PATH, piuparts_root
 
 EXTRA = ("dpkg-dev",)  # of autopkgtest, not of the package
 TESTS = ("smoke", "stop", "latch", "reboot")
@@ -45,24 +45,26 @@ def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
     # A mirror with the previous version, what it depends on, and logrotate, for piuparts rotates
     # when the package is gone; there is no other.
     minimal = piuparts_root(release)
-    archives = [root / "var/cache/apt/archives" for root in (root_tree(release), minimal)]
-    cached = {file.name: file for place in archives for file in place.glob("*.deb")}
-    debs = [previous(deb, tmp_path), *cached.values()]
+    debs = [previous(deb, tmp_path), *minimal.glob("var/cache/apt/archives/*.deb")]
     mirror = tmp_path / "mirror"
     places = [f"{release}/main={file}" for file in debs]
     subprocess.run((CHECKOUT / "archive/apt-repo", mirror, *places), check=True)
+    key = tmp_path / "key/etc/apt/trusted.gpg.d/quantum-ess.asc"
+    key.parent.mkdir(parents=True)
+    key.write_bytes((mirror / "quantum-ess.asc").read_bytes())
+    base, work = tmp_path / "base", tmp_path / "work"
     subprocess.run(("chmod", "-R", "a+rX", tmp_path), check=True)
-    base = tmp_path / "base.tar.gz"
-    key = ("--transform=s,^quantum-ess,./etc/apt/trusted.gpg.d/&,", "-C", mirror, "quantum-ess.asc")
-    pack = ("tar", "-I", "gzip -1", "-cf", base, "--exclude=./var/cache/apt/archives/*.deb")
-    subprocess.run((*pack, "-C", minimal, ".", *key), check=True)
-    work = tmp_path / "work"  # in memory: half of the time would be fsync's
+    base.mkdir(mode=0o755)
     work.mkdir()
-    in_memory = f'mount -t tmpfs tmpfs {work}; "$@"'
+    # In memory: half of the time would be fsync's.
+    mounts = (
+        f"mount -t overlay overlay -o lowerdir={tmp_path / 'key'}:{minimal} {base};"
+        f'mount -t tmpfs tmpfs {work}; "$@"'
+    )
     done = subprocess.run(
         (
-            *(*ENCLOSED, "sh", "-ec", in_memory, "sh", "piuparts", f"--tmpdir={work}"),
-            *("--no-eatmydata", f"--basetgz={base}", f"--distribution={release}"),
+            *(*ENCLOSED, "sh", "-ec", mounts, "sh", "piuparts", f"--tmpdir={work}"),
+            *("--no-eatmydata", f"--existing-chroot={base}", f"--distribution={release}"),
             *(f"--mirror=file:{mirror} main", f"--bindmount={mirror}"),
             # debconf's own, on Debian 13: made once a package may have questions.
             "--ignore-regex=^/var/cache/debconf/tmp.ci/?$",

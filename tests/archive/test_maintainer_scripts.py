@@ -1,9 +1,10 @@
 """Maintainer scripts: dpkg killed anywhere, beside running trading and while latched.
 
-Each deed is done once whole, under strace, which counts the system calls that change something;
-then it is done again and dpkg killed at one of those calls, chosen at random. SEED (in the
-environment) repeats a run; the seed and every point are printed. All the while one loop tries to
-start a protected unit and another reloads PID 1's units.
+All deeds are done once whole, under strace, which counts the system calls that change something;
+then each is done again and dpkg killed at one of those calls, chosen at random. They follow each
+other in an order in which each leaves what the next one needs. SEED (in the environment) repeats a
+run; the seed and every point are printed. All the while one loop tries to start a protected unit
+and another reloads PID 1's units.
 """
 
 import os
@@ -38,15 +39,15 @@ OLD, NEW = "/var/cache/old.deb", "/var/cache/new.deb"
 # Deed: what must be installed before ("" for nothing) and dpkg's arguments.
 DEEDS = {
     "install": ("", f"--install {NEW}"),
-    "upgrade": (OLD, f"--install {NEW}"),
     "downgrade": (NEW, f"--install {OLD}"),
+    "upgrade": (OLD, f"--install {NEW}"),
     "reinstall": (NEW, f"--install {NEW}"),
     "remove": (NEW, "--remove quantum-ess"),
     "purge": (NEW, "--purge quantum-ess"),
 }
 LOOP = "while :; do {}; done"
-TRY_TO_START = "systemctl start {} 2>/dev/null && echo {} >>/run/started; sleep 0.05"
-RELOAD = "systemctl daemon-reload; sleep 0.5"
+TRY_TO_START = "systemctl start {} 2>/dev/null && echo {} >>/run/started; sleep 0.1"
+RELOAD = "systemctl daemon-reload; sleep 1"
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ class Machine:
             host.write_file(place, "")
             (host.remains.directory / "root" / place.lstrip("/")).write_bytes(deb.read_bytes())
         self.versions = {place: field(deb, "Version") for place, deb in packages.items()}
+        self.calls: dict[tuple[str, str], int] = {}  # how many of CALLS a deed takes
         self.random = random.Random(f"{SEED} {host.release}")
 
     def dpkg(self, arguments: str) -> int:
@@ -72,23 +74,31 @@ class Machine:
         done = self.host.run("sh", "-c", f"dpkg {OPTIONS} {arguments}", check=False, timeout=120)
         return done.returncode
 
-    def count(self, arguments: str) -> int:
-        """Run dpkg to its end; how many of CALLS it itself made."""
+    def whole(self, before: str, arguments: str) -> None:
+        """Do a deed to its end, and count how many of CALLS dpkg itself makes."""
+        self.bring(before)
         command = f"strace -qq -o /run/calls -e trace={CALLS} dpkg {OPTIONS} {arguments}"
         self.host.run("sh", "-c", command, check=False, timeout=120)
-        return len(re.findall(r"^\w+\(", self.host.read_file("/run/calls"), re.M))
+        calls = re.findall(r"^\w+\(", self.host.read_file("/run/calls"), re.M)
+        self.calls[before, arguments] = len(calls)
 
-    def kill(self, arguments: str, point: int, everything: bool) -> None:
-        """Run dpkg and kill it before its call number `point`; its scripts too if `everything`."""
+    def kill(self, before: str, arguments: str) -> str:
+        """Do a deed and kill dpkg before one of CALLS, its scripts too each second time; where."""
+        self.bring(before)
+        calls = self.calls[before, arguments]
+        point = self.random.randint(1, calls)
+        where = f"seed {SEED} {self.host.release}: dpkg {arguments}: call {point} of {calls}"
+        print(where)
         inject = f"-e trace={CALLS} -e inject={CALLS}:signal=KILL:when={point}"
         command = f"strace -qq -o /run/calls {inject} dpkg {OPTIONS} {arguments}; "
         self.host.run(
             *("systemd-run", "--quiet", "--wait", "--collect", "--unit=killed-dpkg"),
-            f"--property=KillMode={'control-group' if everything else 'process'}",
+            f"--property=KillMode={'control-group' if point % 2 else 'process'}",
             *("--property=KillSignal=SIGKILL", "sh", "-c", command),
             check=False,
             timeout=120,
         )
+        return where
 
     def status(self) -> tuple[str, str]:
         """What dpkg calls the package's state, and the version; empty if it knows none."""
@@ -149,13 +159,6 @@ class Machine:
             if deed != "purge" or "/systemd/" in path:
                 assert self.host.read_file(path) == text, path
 
-    def points(self, arguments: str, calls: int) -> Iterator[int]:
-        """Where to kill, printed."""
-        for _ in range(POINTS):
-            point = self.random.randint(1, calls)
-            print(f"seed {SEED} {self.host.release}: dpkg {arguments}: call {point} of {calls}")
-            yield point
-
 
 def test_beside_running_trading(release: str, packages: dict[str, Path]) -> None:
     """Each deed, whole and interrupted: trading's processes never change."""
@@ -169,17 +172,16 @@ def test_beside_running_trading(release: str, packages: dict[str, Path]) -> None
         begun = now_ns()
         with machine.loops(RELOAD):
             for deed, (before, arguments) in DEEDS.items():
-                machine.bring(before)
-                calls = machine.count(arguments)
+                machine.whole(before, arguments)
                 machine.assert_local_files(deed)
-                for point in machine.points(arguments, calls):
-                    machine.bring(before)
-                    machine.kill(arguments, point, everything=bool(point % 2))
-                    assert trading.born_after(begun) == {}, f"{deed} at {point}"
-                    machine.finish(arguments)
-                    machine.assert_local_files(deed)
-                    now = {unit: host.main_pid(unit) for unit in FOUR} | trading.kept_pids()
-                    assert now == pids, f"{deed} at {point}"
+                assert trading.born_after(begun) == {}, deed
+            for deed, (before, arguments) in POINTS * [*DEEDS.items()]:
+                where = machine.kill(before, arguments)
+                assert trading.born_after(begun) == {}, where
+                machine.finish(arguments)
+                machine.assert_local_files(deed)
+                now = {unit: host.main_pid(unit) for unit in FOUR} | trading.kept_pids()
+                assert now == pids, where
         trading.all_running()
         machine.bring(NEW)
         assert not Ess(host).latched()
@@ -208,23 +210,22 @@ def deeds_while_latched(machine: Machine, trading: Trading, ess: Ess) -> None:
     ess.wait_complete()
     incident = ess.status()["incident"]
     kept, begun = trading.kept_pids(), now_ns()
+    deeds = [deed for name, deed in DEEDS.items() if name != "install"]
     tries = "; ".join(TRY_TO_START.format(unit, unit) for unit in FOUR[:2])
     with machine.loops(RELOAD, tries):
-        for deed in ("upgrade", "downgrade", "reinstall", "remove", "purge"):
-            before, arguments = DEEDS[deed]
-            machine.bring(before)
-            calls = machine.count(arguments)
-            for point in machine.points(arguments, calls):
-                machine.bring(before)
-                machine.kill(arguments, point, everything=bool(point % 2))
-                assert ess.latched(), f"{deed} at {point}"
-                if deed in ("remove", "purge"):
-                    machine.assert_not_removed(arguments)
-                else:
-                    machine.finish(arguments)
-                machine.assert_local_files("")
-                assert trading.born_after(begun) == {}, f"{deed} at {point}"
-                assert not host.exists("/run/started"), f"{deed} at {point}"
+        for before, arguments in deeds:
+            machine.whole(before, arguments)
+            assert ess.latched(), arguments
+        for before, arguments in POINTS * deeds:
+            where = machine.kill(before, arguments)
+            assert ess.latched(), where
+            if "--install" in arguments:
+                machine.finish(arguments)
+            else:
+                machine.assert_not_removed(arguments)
+            machine.assert_local_files("")
+            assert trading.born_after(begun) == {}, where
+            assert not host.exists("/run/started"), where
     assert trading.kept_pids() == kept
     assert ess.status()["incident"] == incident
     assert not ess.failed_units().strip()
@@ -235,7 +236,7 @@ def deeds_while_latched(machine: Machine, trading: Trading, ess: Ess) -> None:
 def install_under_a_flag(machine: Machine, trading: Trading, ess: Ess) -> None:
     """Where no package is, a flag lies there, as of an older installation: it stays latched."""
     host = machine.host
-    _, arguments = DEEDS["install"]
+    before, arguments = DEEDS["install"]
 
     def begin() -> None:
         ess("deactivate", "--no-start", check=False)  # not active at first
@@ -250,10 +251,10 @@ def install_under_a_flag(machine: Machine, trading: Trading, ess: Ess) -> None:
         machine.assert_local_files("")
 
     begin()
-    calls = machine.count(arguments)
+    machine.whole(before, arguments)
     assert_held()
-    for point in machine.points(arguments, calls):
+    for _ in range(POINTS):
         begin()
-        machine.kill(arguments, point, everything=bool(point % 2))
+        machine.kill(before, arguments)
         machine.finish(arguments)
         assert_held()
