@@ -102,7 +102,8 @@ def test_a_reason_cannot_forge_fields(trading: Trading) -> None:
     assert event["PRIORITY"] == CRIT
 
 
-# As touch(1) on a busy machine: it makes the file, and sets its times when it gets the processor again.
+# As touch(1) on a busy machine: it makes the file, and sets its times when it gets the processor
+# again.
 SLOW_TOUCH = """
 import os, sys, time
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o666)
