@@ -54,10 +54,16 @@ class Ess:
 
     def wait_event(self, event: str, count: int = 1, timeout: float = SOON) -> list[Event]:
         """Wait until there are that many entries of the kind (or more)."""
-        enough = f"{count} audit entries {event!r}"
-        return wait_until(
-            lambda: found if len(found := self.named(event)) >= count else [], timeout, enough
-        )
+        seen = -1
+
+        def look() -> list[Event]:
+            nonlocal seen
+            before, seen = seen, self.host.journal_length()
+            if seen == before:
+                return []
+            return found if len(found := self.named(event)) >= count else []
+
+        return wait_until(look, timeout, f"{count} audit entries {event!r}")
 
     def messages(self) -> list[str]:
         """The lines of the trail, oldest first, without their prefix."""

@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 SOON = 60.0  # seconds for what must come at some time, on the slowest machine under any load
 POLL = 0.01  # seconds between two looks; most things waited for take ten times as long
+LONGEST_POLL = 0.5  # seconds
 
 
 class Timeout(AssertionError):
@@ -24,13 +25,20 @@ def now_ns() -> int:
 
 
 def wait_until(look: Callable[[], T], timeout: float, what: str) -> T:
-    """The first true value that `look` returns; Timeout, naming `what`, after `timeout` seconds."""
+    """The first true value that `look` returns; Timeout, naming `what`, after `timeout` seconds.
+
+    A look that costs something rests as long as it took: else waiting would slow down what it waits
+    for.
+    """
     deadline = time.monotonic() + timeout
-    while not (value := look()):
-        if time.monotonic() >= deadline:
+    while True:
+        began = time.monotonic()
+        if value := look():
+            return value
+        ended = time.monotonic()
+        if ended >= deadline:
             raise Timeout(f"not within {timeout:g} s: {what}")
-        time.sleep(POLL)
-    return value
+        time.sleep(min(max(POLL, ended - began), LONGEST_POLL))
 
 
 def hold(look: Callable[[], object], seconds: float, what: str) -> None:
