@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pluggy
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 import remains
 from host import Host
@@ -124,6 +125,22 @@ def trading(host: Host) -> Trading:
     trading = Trading(host)
     trading.start()
     return trading
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Each test to whoever is free first; those that share a host of their module stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if 'scope="module"' not in (CHECKOUT / file).read_text():
+            return nodeid
+        return f"{file} {[release for release in RELEASES if release in nodeid]}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    """How pytest-xdist spreads the tests, whatever --dist says."""
+    return Scheduling(config, log)
 
 
 # What tests have counted, as a line each.
