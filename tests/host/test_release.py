@@ -33,13 +33,22 @@ def stopped(trading: Trading, way: str = "command", *more: str) -> Ess:
     return ess
 
 
-def first_signs(trading: Trading, since: int) -> dict[str, float]:
-    """When each unit first showed life after `since` (ns), in s from then, in that order."""
-    firsts = {
-        unit: min(s.first for s in trading.processes(unit) if s.first > since)
+def came_up(trading: Trading, since: int) -> dict[str, float]:
+    """When systemd counted each unit that lives since then (ns) as up, in s from then, in order.
+
+    Not when its process first stamped: on a busy machine that is later, by as much as it likes.
+    """
+    usec = {
+        unit: int(*trading.host.properties(unit, "ActiveEnterTimestampMonotonic").values())
         for unit in trading.born_after(since)
     }
-    return {u: (t - since) / 1e9 for u, t in sorted(firsts.items(), key=lambda row: row[1])}
+    rows = sorted(usec.items(), key=lambda row: row[1])
+    return {unit: (1000 * time - since) / 1e9 for unit, time in rows}
+
+
+def gaps(times: dict[str, float]) -> list[float]:
+    """From each unit to the next, in s."""
+    return [after - before for before, after in itertools.pairwise(times.values())]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -50,11 +59,9 @@ def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
     begun = now_ns()
     done = ess("deactivate", "--reason", "drill is over")
     took = (now_ns() - begun) / 1e9
-    signs = first_signs(trading, begun)
-    assert list(signs) == list(FOUR)
-    starts = list(signs.values())
-    gaps = [after - before for before, after in itertools.pairwise(starts)]
-    assert min(gaps) >= SETTLE, signs
+    ups = came_up(trading, begun)
+    assert list(ups) == list(FOUR)
+    assert min(gaps(ups)) >= SETTLE, ups
     assert took < RELEASED
     trading.all_running()
     assert done.stdout.splitlines()[-1] == INACTIVE
@@ -73,7 +80,7 @@ def test_after_a_boot_and_however_long(trading: Trading) -> None:
     begun = now_ns()
     ess("deactivate")
     assert (now_ns() - begun) / 1e9 < RELEASED
-    assert list(first_signs(trading, begun)) == list(FOUR)
+    assert list(came_up(trading, begun)) == list(FOUR)
     trading.all_running()
 
 
@@ -85,7 +92,7 @@ def test_only_what_ran_before(brisk: Trading) -> None:
     ess = stopped(brisk)
     begun = now_ns()
     ess("deactivate")
-    assert list(first_signs(brisk, begun)) == [unit for unit in FOUR if unit != idle]
+    assert list(came_up(brisk, begun)) == [unit for unit in FOUR if unit != idle]
     hold(lambda: idle in brisk.born_after(begun), 1.0, "started, though it did not run before")
 
 
@@ -96,7 +103,7 @@ def test_removing_the_flag_releases(brisk: Trading, way: str) -> None:
     brisk.host.run("rm", "/var/run/quantum/ESS_ON")
     wait_until(lambda: brisk.born_after(begun), PICKED_UP, "a release after the flag's removal")
     wait_until(lambda: len(brisk.born_after(begun)) == 4, RELEASED, "all four")
-    assert list(first_signs(brisk, begun)) == list(FOUR)
+    assert list(came_up(brisk, begun)) == list(FOUR)
     wait_until(lambda: not ess.latched(), 5, "an open latch")
     ess.wait_event("released")
     hold(lambda: set(FOUR) - set(brisk.alive()), 1.0, "stopped again")
@@ -193,9 +200,9 @@ def test_configured_order_settle_and_selection(host: Host) -> None:
     ess = stopped(trading)
     begun = now_ns()
     ess("deactivate")
-    took = (now_ns() - begun) / 1e9
-    assert list(first_signs(trading, begun)) == [unit for unit in order if unit != FOUR[2]]
-    assert took < 4 * SETTLE
+    ups = came_up(trading, begun)
+    assert list(ups) == [unit for unit in order if unit != FOUR[2]]
+    assert 0.1 <= min(gaps(ups)) < SETTLE, ups
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -216,7 +223,7 @@ def test_an_activation_in_the_middle_wins(trading: Trading, way: str) -> None:
 
     begun = now_ns()
     ess("deactivate")
-    assert list(first_signs(trading, begun)) == list(FOUR)
+    assert list(came_up(trading, begun)) == list(FOUR)
 
 
 def test_release_is_repeatable(trading: Trading) -> None:
