@@ -133,7 +133,7 @@ unit:  ## tests that need no host
 # Shell command that runs the tests $(1) on both releases, several at a time, since half of the time is
 # spent waiting, and then by themselves those whose names match $(2): they measure, or make load.
 side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(1) "$$@"; }; status=0; \
-	run -k "not ($(2))" -n $$(($$(nproc) + 1)) --dist load || status=1; \
+	run -k "not ($(2))" -n $$(($$(nproc) + 2)) --dist load || status=1; \
 	run -k "$(2)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
 
 .PHONY: host-tests

@@ -20,7 +20,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 import remains
-from host import Host
+from host import Host, installed, spare_generators
 from roots import RELEASES, root_tree
 from trading import Trading
 
@@ -80,21 +80,22 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def layers(release: str, deb: Path) -> Iterator[list[Path]]:
+def layers(release: str, deb: Path) -> list[Path]:
     """Disk layers of a host of `release` on which apt has installed the .deb.
 
     And what QUANTUM_ESS_MORE_DEBS names: newer versions of what it depends on.
     """
-    with Host(release, [root_tree(release)], volatile=True) as maker:
-        more = os.environ.get("QUANTUM_ESS_MORE_DEBS", "").split(":")  # newer dependencies
-        maker.install(*map(Path, filter(None, more)), deb)
-        yield maker.freeze()
+    more = os.environ.get("QUANTUM_ESS_MORE_DEBS", "").split(":")  # newer dependencies
+    return installed(release, [*map(Path, filter(None, more)), deb])
 
 
 @pytest.fixture
 def bare_host(release: str, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A running host without the package."""
-    with Host(release, [root_tree(release)]) as host, _journal_on_failure(host, request):
+    with (
+        Host(release, [root_tree(release)], prepare=spare_generators) as host,
+        _journal_on_failure(host, request),
+    ):
         yield host
 
 

@@ -13,6 +13,7 @@ Hosts need a cgroup each: nspawn would put all of them into the same `/payload`,
 service's cgroup in one host would kill its namesake in another.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -27,7 +28,7 @@ from types import TracebackType
 from typing import Self
 
 from remains import Remains
-from roots import SYSTEM_PATH, standin_binary
+from roots import SYSTEM_PATH, cache_directory, locked, root_tree, standin_binary
 from waiting import wait_until
 
 BOOT = 60.0  # seconds; a boot takes about one
@@ -38,6 +39,42 @@ STANDIN = "/usr/local/bin/standin"
 
 class CommandFailed(AssertionError):
     """A command in a host had an exit status that the test did not allow."""
+
+
+def installed(release: str, debs: Sequence[Path]) -> list[Path]:
+    """Disk layers, topmost first, of a host of `release` on which apt has installed these packages.
+
+    Made once for each content of these files, by whichever process comes first; what nobody has
+    asked for in a day goes.
+    """
+    tree = root_tree(release)
+    key = hashlib.sha256(tree.name.encode())
+    for file in (Path(__file__), *debs):
+        key.update(hashlib.sha256(file.read_bytes()).digest())
+    place = cache_directory() / f"installed-{release}-{key.hexdigest()[:12]}"
+    with locked(cache_directory() / "locks" / place.name):
+        if not place.is_dir():
+            for other in place.parent.glob(f"installed-{release}-*"):
+                if other.stat().st_mtime < time.time() - 86400:
+                    shutil.rmtree(other)
+            with Host(release, [tree], volatile=True, prepare=spare_generators) as maker:
+                maker.install(*debs)
+                maker.freeze()[0].rename(place)
+        os.utime(place)
+    return [place, tree]
+
+
+def spare_generators(host: "Host") -> None:
+    """To prepare a host: without systemd's own generators.
+
+    They have nothing to find on such a host, and would be a seventh of all processor time of the
+    tests: each boot and each daemon-reload runs a dozen programs for them.
+    """
+    root = host.remains.directory / "root"
+    masks = root / "etc/systemd/system-generators"
+    masks.mkdir(parents=True, exist_ok=True)
+    for generator in (root / "usr/lib/systemd/system-generators").glob("systemd-*"):
+        (masks / generator.name).symlink_to("/dev/null")
 
 
 class Host:

@@ -13,8 +13,9 @@ from waiting import hold, now_ns, wait_until
 RECORD = struct.Struct("=4q")  # pid, first stamp, last stamp, beat: standin.c's struct slot
 RECORDS = 4096
 TRIGGER = "trigger"  # the file of stamps that says when a trigger was pulled
-BEAT = 2_000_000  # ns between two stamps of a process
-ALIVE = 50_000_000  # ns; who has not stamped for this long (25 beats) is not running
+BEAT = 5_000_000  # ns between two stamps of a process
+SPAWNS = 2_000_000  # ns between two stamps, and two children, of who starts them all the time
+ALIVE = 50_000_000  # ns; who has not stamped for this long (10 beats) is not running
 LIMIT = 2_000_000_000  # ns from a trigger to the last sign of life: the product's promise
 START = 60.0  # seconds until a stand-in must give its first sign of life
 
@@ -74,7 +75,8 @@ class Trading:
     def make_stamps(self, unit: str) -> None:
         """An empty file of stamps, for any user in the host to write."""
         file = self.host.stamps / unit
-        file.write_bytes(RECORD.pack(0, 0, 0, self.beat).ljust(RECORD.size * RECORDS, b"\0"))
+        beat = SPAWNS if self.kinds.get(unit) == "spawns-all-the-time" else self.beat
+        file.write_bytes(RECORD.pack(0, 0, 0, beat).ljust(RECORD.size * RECORDS, b"\0"))
         file.chmod(0o666)
 
     def write_unit(self, unit: str, text: str) -> bool:

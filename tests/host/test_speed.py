@@ -17,11 +17,11 @@ from bench import (
 )
 from host import Host
 
-COUNT = 20
+COUNT = 12
 
 
 def test_no_slower_than_systemctl_stop(host: Host) -> None:
-    """Medians of 20: the command, the flag with the resident, and the flag without Python."""
+    """Medians of 12: the command, the flag with the resident, and the flag without Python."""
     times = Bench(host).run(COUNT, STOPS[:-1])
     print(table(host.release, times))
     assert ratio(times, COMMAND) <= RATIOS[COMMAND]
