@@ -240,7 +240,7 @@ class Release:
         while True:
             self._guard()
             unit = _row(manager, name)
-            now = time.monotonic()
+            now, pause = time.monotonic(), 0.02
             if unit.active == "active":
                 current = manager.get(unit.path, "Unit", "InvocationID")
                 if invocation is None:
@@ -249,13 +249,14 @@ class Release:
                     return "it restarted while it settled"
                 if now - up_since >= settle:
                     return ""
+                pause = min(up_since + settle - now, 0.1)  # any change of state ends it
             elif unit.at_rest and _finished(manager, unit):
                 return ""
             elif invocation is not None or unit.at_rest or unit.sub == "auto-restart":
                 return f"{unit.active} ({unit.sub}), {_result(manager, unit)}"
             if now >= deadline:
                 return f"still {unit.active} ({unit.sub}) after {now - began:.0f} s"
-            manager.wait(0.02)
+            manager.wait(pause)
 
     def _give_up(self, why: str, unit: str = "") -> None:
         """Latch everything again and say why. Raises NotReleased."""
