@@ -182,7 +182,7 @@ faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smo
 	@$(call side-by-side,tests/faults $(ARGS),oversubscribed or overload)
 
 .PHONY: torture
-torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; SEED= replays)
+torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; PART=1/12, SEED=)
 	@export TORTURE=all
 	$(call side-by-side,tests/torture $(ARGS),no_such_test)
 

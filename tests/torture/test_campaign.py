@@ -1,7 +1,8 @@
 """The syscall campaign: each system call of a command fails, or is its last.
 
 By default a sample, drawn by SEED (printed), of FAULTS faults a test; TORTURE=all takes every call.
-`make test` leaves out those that are marked long.
+`make test` leaves out those that are marked long. PART=3/12 takes the third twelfth of all faults,
+every twelfth from the third on: the whole takes a night.
 FAULT repeats some, e.g. FAULT=openat:37:EIO,clone:1:KILL, together with -k for the test that
 printed them.
 """
@@ -28,6 +29,7 @@ from waiting import Timeout, hold, now_ns, wait_until
 ALL = os.environ.get("TORTURE") == "all"
 SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
 ONE = os.environ.get("FAULT")
+PART, PARTS = map(int, os.environ.get("PART", "1/1").split("/"))
 WATCHERS = (
     "quantum-ess.path",
     "quantum-ess-watch.path",
@@ -266,6 +268,7 @@ class Campaign:
 
     def report(self, calls: int, name: str) -> str:
         """The counts as a line."""
+        name += f" PART={PART}/{PARTS}" if ALL and PARTS > 1 else ""
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         found = len(self.violations)
         return (
@@ -295,7 +298,7 @@ def choose(calls: list[Call], count: int) -> list[Fault]:
     for pool in (calls[:begin], calls[begin:]):
         pools.append((syscalls.errors(pool, chance), syscalls.kills(pool)))
     if ALL:
-        return [fault for pool in pools for kind in pool for fault in kind]
+        return [fault for pool in pools for kind in pool for fault in kind][PART - 1 :: PARTS]
     chosen = []
     for kind in (0, 1):
         chosen += chance.sample(pools[0][kind], max(1, count // 8))
@@ -338,7 +341,9 @@ def test_power_cut_at_every_write(
     faults = syscalls.kills(touching)
     if ONE:
         faults = [syscalls.parse(text) for text in ONE.split(",")]
-    elif not ALL:
+    elif ALL:
+        faults = faults[PART - 1 :: PARTS]
+    else:
         faults = random.Random(SEED).sample(faults, min(CUTS, len(faults)))
     for fault in faults:
         _, reached = syscalls.inject(host, fault, campaign.subject.tracee)
