@@ -148,6 +148,14 @@ def write(groups: dict[str, Group], directory: str = DIRECTORY) -> bool:
     if not os.path.isdir(directory):
         return False
     content = text(groups).encode()
+    try:
+        _replace(directory, content)
+    except FileNotFoundError:  # node_exporter has just been removed
+        return False
+    return True
+
+
+def _replace(directory: str, content: bytes) -> None:
     draft = f"{directory}/{FILE}.{os.getpid()}"  # not *.prom: half a file is not read
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
@@ -158,4 +166,3 @@ def write(groups: dict[str, Group], directory: str = DIRECTORY) -> bool:
     except BaseException:
         record.remove(draft)
         raise
-    return True

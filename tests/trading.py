@@ -163,6 +163,13 @@ class Trading:
         found = {unit: self.host.processes(unit) for unit in self.kinds}
         return {unit: pids for unit, pids in found.items() if pids}
 
+    def ended(self) -> set[str]:
+        """Protected units in which the kernel counts no process.
+
+        Not all that is not alive(): who has not stamped lately may be waiting for a processor.
+        """
+        return set(self.kinds) - set(self.remaining())
+
     def states(self, *units: str) -> dict[str, str]:
         """ActiveState of each of the units (all protected ones by default)."""
         return {unit: self.host.unit_state(unit) for unit in units or self.kinds}

@@ -216,6 +216,8 @@ def deeds_while_latched(machine: Machine, trading: Trading, ess: Ess) -> None:
         for before, arguments in deeds:
             machine.whole(before, arguments)
             assert ess.latched(), arguments
+            assert trading.born_after(begun) == {}, arguments
+            assert not host.exists("/run/started"), arguments
         for before, arguments in POINTS * deeds:
             where = machine.kill(before, arguments)
             assert ess.latched(), where

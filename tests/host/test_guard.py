@@ -398,9 +398,10 @@ def test_a_broken_redis_stops_nothing(trading: Trading) -> None:
     guard.wait_fired("risk")
 
 
-def test_speed_of_a_flag_with_redis_hung(trading: Trading) -> None:
+def test_speed_of_a_flag_with_redis_hung(host: Host) -> None:
     """In turns, in the same run: as quick with Redis hung, whatever the guard does about it."""
-    host = trading.host
+    trading = Trading(host, beat=int(GRAIN * 1e6 / 2))
+    trading.start()
     guard = Guarded(host)
     guard.redis("SET", "risk", 1)
     guard.configure(condition("risk", redis="risk", limit="> 10", samples=1))

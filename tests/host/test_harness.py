@@ -88,7 +88,7 @@ def test_every_kind_lives_and_resists_as_named(bare_host: Host, kinds: dict[str,
     wait_until(lambda: not set(trading.alive()) & easy, 5, f"the end of {easy}")
     late = {unit for unit in wanted if kinds[unit].startswith("exec-stop-")}
     wait_until(lambda: late <= set(trading.born_after(begun)), 5, "control processes of the stop")
-    hold(lambda: wanted - set(trading.alive()), 0.5, "gave in to a plain stop")
+    hold(lambda: wanted & trading.ended(), 0.5, "gave in to a plain stop")
     os.killpg(stop.pid, 9)
     stop.communicate()
 

@@ -136,7 +136,7 @@ def test_an_old_flag_beside_running_trading(bare_host: Host, deb: Path) -> None:
     assert "quantum-ess activate" in said and "quantum-ess deactivate" in said
     said = ess("migrate", "--apply").stdout
     assert "quantum-ess activate" in said and "quantum-ess deactivate" in said
-    hold(lambda: set(FOUR) - set(trading.alive()), 1.0, "stopped by a migration")
+    hold(trading.ended, 1.0, "stopped by a migration")
     assert state(trading) == pids
     ess("activate")
     trading.assert_inactive()

@@ -142,7 +142,10 @@ def test_without_root_and_without_the_directory(desk: Desk) -> None:
     assert families(ess("metrics", user="nobody").stdout) == families(ess("metrics").stdout)
     refused = ess("metrics", "--write", user="nobody", check=False)
     assert refused.returncode == 4
-    host.sh("mv /var/lib/prometheus/node-exporter /var/lib/prometheus/away")
+    host.sh(
+        f"systemctl stop quantum-ess-metrics.timer {METRICS};"
+        "mv /var/lib/prometheus/node-exporter /var/lib/prometheus/away"
+    )
     try:
         assert "is not there" in ess("metrics", "--write").stderr
         assert ess("activate").returncode == 0

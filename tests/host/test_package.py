@@ -92,8 +92,7 @@ def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str)
         assert host.run("systemctl", *left).stdout == ""
 
 
-@pytest.mark.parametrize("deed", ["reinstall", "upgrade"])
-@pytest.mark.parametrize("way", ["command", "flag"])
+@pytest.mark.parametrize(("deed", "way"), [("reinstall", "flag"), ("upgrade", "command")])
 def test_deeds_while_latched(trading: Trading, package: str, deed: str, way: str) -> None:
     """The latch and its incident outlast the package's files being replaced under them."""
     host = trading.host
@@ -115,8 +114,7 @@ def test_deeds_while_latched(trading: Trading, package: str, deed: str, way: str
     trading.all_running()
 
 
-@pytest.mark.parametrize("deed", ["remove", "purge"])
-@pytest.mark.parametrize("way", ["command", "flag"])
+@pytest.mark.parametrize(("deed", "way"), [("remove", "flag"), ("purge", "command")])
 def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str) -> None:
     """It says what to do; and everything that holds the latch is still there and at work."""
     host = trading.host
@@ -146,7 +144,7 @@ def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> Non
     before = pids(trading)
     said = bare_host.install(deb)
     assert "quantum-ess activate" in said and "quantum-ess deactivate" in said
-    hold(lambda: set(FOUR) - set(trading.alive()), 1.0, "stopped by an installation")
+    hold(trading.ended, 1.0, "stopped by an installation")
     assert pids(trading) == before
     assert bare_host.exists(FLAG)
 

@@ -67,7 +67,7 @@ def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
     assert done.stdout.splitlines()[-1] == INACTIVE
     assert trading.kept_pids() == kept
     assert not ess.latched()
-    hold(lambda: set(FOUR) - set(trading.alive()), 1.0, "stopped again")
+    hold(trading.ended, 1.0, "stopped again")
     assert all(count == 1 for count in trading.born_after(begun).values())
 
 
@@ -106,7 +106,7 @@ def test_removing_the_flag_releases(brisk: Trading, way: str) -> None:
     assert list(came_up(brisk, begun)) == list(FOUR)
     wait_until(lambda: not ess.latched(), 5, "an open latch")
     ess.wait_event("released")
-    hold(lambda: set(FOUR) - set(brisk.alive()), 1.0, "stopped again")
+    hold(brisk.ended, 1.0, "stopped again")
 
 
 def test_the_timer_alone_notices_the_flag(brisk: Trading) -> None:

@@ -84,7 +84,7 @@ def test_only_root_may(trading: Trading) -> None:
         assert "root" in done.stderr
     refused = trading.host.run("touch", FLAG, check=False, user="nobody")
     assert refused.returncode != 0
-    hold(lambda: set(FOUR) - set(trading.alive()), 0.5, "stopped by nobody")
+    hold(trading.ended, 0.5, "stopped by nobody")
     assert not ess.latched()
 
 

@@ -176,6 +176,21 @@ def test_written_whole_or_not_at_all(made: Made, tmp_path: Path) -> None:
     assert os.listdir(directory) == [metrics.FILE]
 
 
+def test_an_exporter_that_goes_meanwhile(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "textfiles"
+
+    def text(groups: object) -> str:
+        directory.rmdir()
+        return ""
+
+    monkeypatch.setattr(metrics, "text", text)
+    directory.mkdir()
+    assert not metrics.write({"trading": made.group}, str(directory))
+    assert not directory.exists()
+
+
 def test_nobody_is_asked_where_no_exporter_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
