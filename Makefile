@@ -47,6 +47,10 @@ demo: root setup deb  ## the product at work on a Debian 13 host, booted for it 
 .PHONY: test
 test: root setup deb lint unit host-tests  ## every check and test
 
+.PHONY: test-all
+test-all: root setup deb lint unit  ## test and test-packaging, side by side: all that CI runs
+	@$(call side-by-side,$(HOST_TESTS) tests/archive -m "not long" $(ARGS),$(ALONE))
+
 .PHONY: install
 install: root  ## install the package on this host (FORCE=1: even if it does not run systemd)
 	@if [[ $$(cat /proc/1/comm) != systemd && -z "$(FORCE)" ]]; then
@@ -128,7 +132,7 @@ lint-package: $(DEB)
 
 .PHONY: unit
 unit:  ## tests that need no host
-	@$(VENV)/python -m pytest -q tests/unit tests/monitoring
+	@$(VENV)/python -m pytest -q tests/unit tests/monitoring -n $$(nproc)
 
 # Shell command that runs the tests $(1) on both releases, several at a time, since half of the time is
 # spent waiting, and then by themselves those whose names match $(2): they measure, or make load.
@@ -136,10 +140,13 @@ side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(1) "$$@
 	run -k "not ($(2))" -n $$(($$(nproc) + 2)) --dist load || status=1; \
 	run -k "$(2)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
 
-.PHONY: host-tests
 # A hundred activations at once are load enough without another host's.
+HOST_TESTS = tests/host tests/faults tests/torture
+ALONE = speed or hundred
+
+.PHONY: host-tests
 host-tests: root setup $(DEB)  ## tests on Debian 12 and 13 hosts, faults and torture in a sample (root)
-	@$(call side-by-side,tests/host tests/faults tests/torture -m "not long" $(ARGS),speed or hundred)
+	@$(call side-by-side,$(HOST_TESTS) -m "not long" $(ARGS),$(ALONE))
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)
@@ -174,7 +181,7 @@ fuzz: setup  ## fuzzers of all that is read from outside, with their counts
 .PHONY: release
 release: root  ## all checks, then packages, repository, checksums, SBOM and notes in dist/release (root)
 	@[[ -z $$(git status --porcelain) ]] || { git status --short >&2; echo "make release: the tree is not clean" >&2; exit 1; }
-	$(MAKE) --no-print-directory test test-packaging apt-repo
+	$(MAKE) --no-print-directory test-all apt-repo
 	archive/release dist/release
 
 .PHONY: faults

@@ -20,7 +20,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 import remains
-from host import Host, installed, spare_generators
+from host import Host, installed, lean
 from roots import RELEASES, root_tree
 from trading import Trading
 
@@ -93,7 +93,7 @@ def layers(release: str, deb: Path) -> list[Path]:
 def bare_host(release: str, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A running host without the package."""
     with (
-        Host(release, [root_tree(release)], prepare=spare_generators) as host,
+        Host(release, [root_tree(release)], prepare=lean) as host,
         _journal_on_failure(host, request),
     ):
         yield host
@@ -129,11 +129,12 @@ def trading(host: Host) -> Trading:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Each test to whoever is free first; those that share a host of their module stay together."""
+    """Each test to whoever is free first; those that share a host or a build stay together."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if 'scope="module"' not in (CHECKOUT / file).read_text():
+        text = (CHECKOUT / file).read_text()
+        if 'scope="module"' not in text and "built: Path" not in text:
             return nodeid
         return f"{file} {[release for release in RELEASES if release in nodeid]}"
 

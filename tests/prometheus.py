@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from host import Host, spare_generators
+from host import Host, lean
 from kinds import KEPT, REDIS
 from roots import root_tree
 from trading import Trading
@@ -34,7 +34,7 @@ print(json.dumps([ask(*question) for question in json.load(sys.stdin)]))
 
 def monitored(release: str) -> Host:
     """A host (to be entered) on which apt finds node_exporter and Prometheus installed."""
-    return Host(release, [root_tree(release, extra=PACKAGES)], prepare=spare_generators)
+    return Host(release, [root_tree(release, extra=PACKAGES)], prepare=lean)
 
 
 class Market(Trading):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from debs import field, previous
-from host import Host, spare_generators
+from host import Host, lean
 from kinds import FOUR
 from product import Ess
 from roots import root_tree
@@ -162,7 +162,7 @@ class Machine:
 
 def test_beside_running_trading(release: str, packages: dict[str, Path]) -> None:
     """Each deed, whole and interrupted: trading's processes never change."""
-    with Host(release, [root_tree(release)], volatile=True, prepare=spare_generators) as host:
+    with Host(release, [root_tree(release)], volatile=True, prepare=lean) as host:
         host.apt("install", "--no-install-recommends", "python3-jeepney", "python3-daemon",
                  "python3-redis")  # fmt: skip
         machine = Machine(host, packages)
