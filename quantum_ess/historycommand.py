@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from quantum_ess import chain, history, incidents, trail
+from quantum_ess import chain, history, incidents, process, trail
 from quantum_ess.actor import describe
 from quantum_ess.errors import Failed, Usage
 from quantum_ess.group import Group
@@ -147,13 +147,18 @@ def _cut(line: str, width: int) -> str:
 
 def show_log(group: Group, follow: bool, count: int) -> int:
     """The trail out of the journal; out of the history while journald does not listen."""
-    if trail.listens() and not trail.spooled(group):
-        command = ["journalctl", "-t", "quantum-ess", "-n", str(count)]
+    listens = trail.listens()
+    if listens and not trail.spooled(group):
+        lines = str(count)
+        if follow and not _in_the_journal():
+            lines = "all"  # with a number, journalctl passes over entries until it has shown one
+        command = ["journalctl", "-t", "quantum-ess", "-n", lines]
         os.execvp(command[0], command + (["-f"] if follow else []))
-    print("quantum-ess: journald does not listen: this is the history", file=sys.stderr)
-    lines = _told(group)
-    print("\n".join(lines[-count:]), flush=True)
-    told = set(lines)
+    why = "journald has not all of it yet" if listens else "journald does not listen"
+    print(f"quantum-ess: {why}: this is the history", file=sys.stderr)
+    known = _told(group)
+    print("\n".join(known[-count:]), flush=True)
+    told = set(known)
     while follow:
         time.sleep(POLL)
         # Not always at the end: a start may be refused before the stop itself is on record.
@@ -162,6 +167,12 @@ def show_log(group: Group, follow: bool, count: int) -> int:
                 print(line, flush=True)
                 told.add(line)
     return 0
+
+
+def _in_the_journal() -> bool:
+    """Whether the journal has an entry of the trail since the boot: --follow implies --boot."""
+    command = ("journalctl", "-q", "-b", "-t", "quantum-ess", "-n", "1", "-o", "cat")
+    return bool(process.run(*command, seconds=10).out)
 
 
 def _told(group: Group) -> list[str]:

@@ -84,15 +84,29 @@ def test_an_incident(trading: Trading, way: str) -> None:
     assert "Subject: A start of protected unit quantum-ai-engine.service was refused" in explained
 
 
+def test_following_misses_nothing(trading: Trading) -> None:
+    """From the first entry of the first boot, and of one that has entries of another before it."""
+    host, ess = trading.host, Ess(trading.host)
+    for boot in (1, 2):
+        follower = host.spawn("timeout", "30", "quantum-ess", "log", "--follow", "-n", "1000")
+        wait_until(lambda: "journalctl" in host.sh("ps -eo comm"), 20, "journalctl")
+        ess("activate")
+        ess.wait_complete()
+        ess("deactivate", "--no-start")
+        told = host.run("journalctl", "-b", "-q", "-t", "quantum-ess").stdout.splitlines()
+        assert "ESS ACTIVATION COMPLETE" in "\n".join(told)
+        assert follower.stdout is not None
+        assert [follower.stdout.readline().rstrip() for _ in told] == told
+        host.run("pkill", "-x", "journalctl")
+        follower.communicate()
+        if boot == 1:
+            host.power_cut()
+
+
 def test_journald_is_dead(trading: Trading) -> None:
     """The history has it all, and `log` shows it from there; else out of the journal."""
     host, ess = trading.host, Ess(trading.host)
-    follower = host.spawn("timeout", "20", "quantum-ess", "log", "--follow")
-    assert follower.stdout is not None
     ess("activate")
-    assert any("ESS ACTIVATION COMPLETE" in line for line in follower.stdout)
-    host.run("pkill", "journalctl")
-    follower.communicate()
     ess("deactivate")
     host.sh(f"systemctl stop {JOURNALD} systemd-journald-audit.socket 2>/dev/null || true")
     wait_until(lambda: not host.processes("systemd-journald.service"), 5, "journald's end")
