@@ -244,7 +244,10 @@ def _record(
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
         began = _began(group, claim, epoch)
-        ours["running"] = _running(group, outcome, began, known, account)
+        running = _running(group, outcome, began, known, account)
+        # After a boot with a record that does not say: unknown, a release starts what is enabled.
+        if running or "running" in (existing or {}) or not os.path.lexists(group.restored):
+            ours["running"] = running
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
     return {**(existing or {}), **ours, **first}

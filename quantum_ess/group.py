@@ -148,6 +148,11 @@ class Group:
         return self.run + "/seen"
 
     @property
+    def restored(self) -> str:
+        """Present while the flag is one that was set again from the record."""
+        return self.run + "/restored"
+
+    @property
     def began(self) -> str:
         """When the first blow of this stop fell (ms of CLOCK_BOOTTIME), and whom it found alive."""
         return self.run + "/began"

@@ -103,7 +103,9 @@ def _checked(data: dict[str, Any]) -> Record:
         kept["actor"] = _actor(data["actor"])
     for key in ("running", "living"):
         if isinstance(data.get(key), list):
-            kept[key] = [u for u in data[key] if isinstance(u, str) and UNIT.fullmatch(u)]
+            names = [u for u in data[key] if isinstance(u, str) and UNIT.fullmatch(u)]
+            if names or not data[key]:  # else it does not say "none"
+                kept[key] = names
     for key in ("stop_ms", "epoch", "monotonic"):
         value = data.get(key)
         if isinstance(value, int | float) and -1e12 < value < 1e12 and math.isfinite(value):

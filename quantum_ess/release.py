@@ -168,6 +168,7 @@ class Release:
             record.sync_directory(self.group.state)
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
+                record.remove(self.group.restored)
                 record.remove(self.group.began)
                 record.remove(self.group.withdrawn)
         self._guard()

@@ -21,7 +21,10 @@ def cut_and_look(trading: Trading) -> None:
     assert Ess(host)("status", "--quiet").returncode == 0
 
 
-@pytest.mark.parametrize("kind", RECORDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.smoke if "types" in kind else ()) for kind in RECORDS],
+)
 def test_a_spoilt_record_after_a_power_cut(trading: Trading, kind: str) -> None:
     """Active after the boot; a stop works; the release starts the enabled units."""
     host = trading.host

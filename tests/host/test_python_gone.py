@@ -123,6 +123,24 @@ def test_the_caller_s_variables_have_no_say(trading: Trading) -> None:
     assert not trading.remaining()
 
 
+@pytest.mark.parametrize(
+    "said", ["a\nESS_EVENT=forg\nX=y", '", "uid": 7, "x": "1'], ids=["entry", "record"]
+)
+def test_what_the_flag_says_forges_nothing(trading: Trading, said: str) -> None:
+    """Members of a stop group may write into it: record and journal take nothing of that over."""
+    host, ess = trading.host, Ess(trading.host)
+    take_away(host)
+    host.run("sh", "-ec", f'printf %s "$1" >/run/made; mv /run/made {FLAG}', "sh", said)
+    wait_until(lambda: host.sh(f"cat {RECORD} 2>/dev/null || :").endswith("}\n"), 20, "the record")
+    known = json.loads(host.read_file(RECORD))
+    assert known["actor"] == {"uid": 0} and "x" not in known
+    assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}Z", known["since"])
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    for entry in ess.wait_event("refused"):
+        assert entry["ESS_EVENT"] == "refused" and entry["ESS_INCIDENT"] == known["incident"]
+        assert entry["MESSAGE"].endswith("(ESS is ACTIVE; to release: quantum-ess deactivate)")
+
+
 def test_removing_the_flag_without_python(trading: Trading) -> None:
     """Nothing can release: it stays latched by the record, and says so, rather than half open."""
     host = trading.host
