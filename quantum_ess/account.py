@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from quantum_ess.activate import Outcome, Request
     from quantum_ess.systemd import Manager
 
-LOCK_SECONDS = 3.0
+LOCK_SECONDS = 6.0  # a neighbour may write 30 files durably, on a busy disk
+CLAIM_SECONDS = 3.0  # for who set the flag to say so
+CLAIMANTS = ("quantum-ess", "halt")  # of libexec
 STAGES = ("stopped", "complete")  # of a trail
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
@@ -48,6 +50,7 @@ class Account:
 def settle(group: Group, request: Request, outcome: Outcome) -> Account:
     """Write record, trail and marker of an activation, once an incident. Raises nothing."""
     account = Account()
+    _await_claim(group, outcome)
     with record.lock(group.lock, LOCK_SECONDS):
         _try(account, "run directory", lambda: latch.mend_directory(group.run))
         existing = record.load(group.record)
@@ -286,6 +289,22 @@ def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
         if noted.isascii() and noted.isdigit() and len(noted) < 16:
             blows.append((int(noted) / 1000, list(filter(record.UNIT.fullmatch, units))))
     return blows
+
+
+def _await_claim(group: Group, outcome: Outcome) -> None:
+    """Let the command or unit that set the flag leave word first: it alone knows who and why.
+
+    It is at work already, and may be slower than those who have only seen the flag.
+    """
+    if outcome.flag.created or outcome.flag.inode is None:
+        return
+    path = record.claim_path(group, outcome.flag.inode)
+    pid = record.text(group.run + "/claimant")
+    deadline = time.monotonic() + CLAIM_SECONDS
+    while not os.path.lexists(path) and pid.isdigit() and time.monotonic() < deadline:
+        if record.text(f"/proc/{pid}/comm") not in CLAIMANTS:
+            return  # it has ended
+        time.sleep(0.01)
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:

@@ -279,6 +279,10 @@ def show_metrics(write: bool) -> int:
         print(metrics.text(groups), end="")
         return 0
     need_root("metrics --write")
+    import signal
+
+    # A transition restarts the unit: that must not leave half a file behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if not metrics.write(groups):
             complain(f"note: {refresh.DIRECTORY} is not there: no node_exporter reads any metrics")

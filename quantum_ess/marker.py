@@ -20,6 +20,7 @@ from quantum_ess.plan import Plan
 
 KEY, CHANNEL = "quantum:ess:active", "quantum:event:ess"
 Ask = Callable[..., list[Any]]  # redisclient.Client.ask
+LOADING = 3.0  # seconds for the import of redis-py
 
 
 class Marker:
@@ -103,7 +104,7 @@ def look(plan: Plan) -> tuple[str | None, str]:
         (value,) = redisclient.exchange(plan.options, ("GET", KEY))
         found.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else None)
 
-    problem = _in_time(run, plan.duration("redis.timeout_ms", 500))
+    problem = _in_time(plan.options, plan.duration("redis.timeout_ms", 500), run)
     return (found[0] if found else None), problem or ""
 
 
@@ -152,7 +153,7 @@ def tell_again(group: Group, plan: Plan) -> tuple[str, str | None]:
         finally:
             client.close()
 
-    problem = _in_time(run, plan.duration("redis.timeout_ms", 500))
+    problem = _in_time(plan.options, plan.duration("redis.timeout_ms", 500), run)
     return (done[0] if done else ""), problem
 
 
@@ -164,15 +165,26 @@ def _bounded(options: Mapping[str, str], seconds: float, marker: Marker) -> str 
         event = ("PUBLISH", CHANNEL, json.dumps(marker.event))
         redisclient.exchange(options, change, event)
 
-    return _in_time(run, seconds)
+    return _in_time(options, seconds, run)
 
 
-def _in_time(action: Callable[[], None], seconds: float) -> str | None:
+def _in_time(options: Mapping[str, str], seconds: float, action: Callable[[], None]) -> str | None:
     """Run it in a thread of its own: name resolution has no time limit to set. What went wrong."""
     result: list[str | None] = []
+    loaded = threading.Event()
+
+    def load() -> None:
+        from quantum_ess import redisclient, redisload
+
+        with suppress(Exception):  # the client says what is wrong with redis-py
+            redisload.load(redisclient.Settings(options).tls)
 
     def run() -> None:
         try:
+            try:
+                load()
+            finally:
+                loaded.set()
             action()
             result.append(None)
         except Exception as error:  # whatever redis-py raises, the stop is already done
@@ -183,5 +195,6 @@ def _in_time(action: Callable[[], None], seconds: float) -> str | None:
         thread.start()
     except RuntimeError as error:  # no more threads to be had
         return str(error)
+    loaded.wait(LOADING)  # on a busy machine that takes longer than Redis may
     thread.join(2 * seconds + 0.5)
     return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"

@@ -26,6 +26,7 @@ class Reader:
                 self._rules.setdefault(rule.redis, []).append(rule)
         self._kinds: dict[str, str] = {}
         self._before: dict[str, Content] = {}
+        self._polled: set[str] = set()  # seen to be written before the server has said so
 
     @property
     def keys(self) -> list[str]:
@@ -41,7 +42,12 @@ class Reader:
         for key in wanted:
             before, content = self._before.get(key), contents[key]
             self._before[key] = content
-            fresh = pushed or content != before
+            changed = content != before
+            fresh = changed or (pushed and key not in self._polled)
+            if pushed:
+                self._polled.discard(key)
+            elif changed and before is not None:
+                self._polled.add(key)
             base = Reading(now, fresh=fresh, first=before is None)
             found += [(rule.name, reading(rule, content, base, wall)) for rule in self._rules[key]]
         return found

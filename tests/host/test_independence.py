@@ -1,6 +1,7 @@
 """Independence: what the stop does without. Each thing is missing, dead or hung, some together."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -129,3 +130,19 @@ def test_what_could_not_be_written_is_said(trading: Trading) -> None:
     said = Ess(trading.host)("status").stdout
     assert said.splitlines()[0] == ACTIVE
     assert RECORD in said, "that a reboot would open the latch"
+
+
+def test_who_set_the_flag_says_so_however_slow_it_is(trading: Trading) -> None:
+    """Who has only seen the flag is at the account first, and waits for the command's word."""
+    host, ess = trading.host, Ess(trading.host)
+    python = "/usr/bin/python3"
+    host.run("mv", python, f"{python}.real")
+    slow = 'case "$*" in *--created=*) sleep 1.5 ;; esac'  # the command's, and no other
+    host.write_file(python, f'#!/bin/sh\n{slow}\nexec {python}.real "$@"\n', 0o755)
+    ess("activate", "--reason", "why")
+    ess.wait_complete()
+    known = json.loads(host.read_file(RECORD))
+    assert (known["trigger"], known["reason"]) == ("command", "why")
+    for event in ("initiated", "complete"):
+        (entry,) = ess.named(event)
+        assert (entry["ESS_TRIGGER"], entry["ESS_REASON"]) == ("command", "why")

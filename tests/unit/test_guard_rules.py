@@ -19,7 +19,8 @@ from quantum_ess.guard import rules
 from quantum_ess.guard.condition import Limit, parse_limit
 from quantum_ess.guard.data import Content, Problem, age, number
 from quantum_ess.guard.evaluate import Reading
-from quantum_ess.guard.keyreader import reading
+from quantum_ess.guard.keyreader import Reader, reading
+from quantum_ess.redisclient import Client
 from replay import BEGAN, CONDITIONS, CRASH, GAP, STEP, TICK, day, expected
 
 REDIS = "redis = k\n"
@@ -208,3 +209,35 @@ def test_a_day_of_portfolio_states(files: Files) -> None:
                 for n, content in enumerate(contents)
             ]
             assert fired(watched, made) == wanted[watched.name]
+
+
+class Held(Client):
+    """A connection to a Redis that holds one string."""
+
+    value = b"1"
+
+    def __init__(self) -> None:
+        pass
+
+    def ask(self, *commands: tuple[str | bytes | int, ...]) -> list[object]:
+        return [b"string" if command[0] == "TYPE" else self.value for command in commands]
+
+
+def test_a_write_counts_once(files: Files) -> None:
+    """Also one that a poll has read before Redis has told of it."""
+    made = rules.of(files.load("[condition c]\nredis = k\nlimit = > 5\n"))
+    client = Held()
+    reader = Reader(made, client)
+
+    def fresh(pushed: bool) -> bool:
+        ((_, found),) = reader.read(["k"], pushed)
+        return found.fresh and not found.first
+
+    assert not fresh(False)  # what was there before
+    client.value = b"9"
+    assert fresh(False)  # by the poll
+    assert not fresh(True)  # the same write, told of
+    assert fresh(True)  # written again, with the same value
+    client.value = b"8"
+    assert fresh(True)
+    assert not fresh(False)
