@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quantum_ess.systemd import Manager
 
 LOCK_SECONDS = 6.0  # a neighbour may write 30 files durably, on a busy disk
-CLAIM_SECONDS = 3.0  # for who set the flag to say so
+CLAIM_SECONDS = 3.0  # for who set the flag to account for it
 CLAIMANTS = ("quantum-ess", "halt")  # of libexec
 STAGES = ("stopped", "complete")  # of a trail
 MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
@@ -50,7 +50,7 @@ class Account:
 def settle(group: Group, request: Request, outcome: Outcome) -> Account:
     """Write record, trail and marker of an activation, once an incident. Raises nothing."""
     account = Account()
-    _await_claim(group, outcome)
+    _await_claimant(group, outcome)
     with record.lock(group.lock, LOCK_SECONDS):
         _try(account, "run directory", lambda: latch.mend_directory(group.run))
         existing = record.load(group.record)
@@ -291,20 +291,20 @@ def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
     return blows
 
 
-def _await_claim(group: Group, outcome: Outcome) -> None:
-    """Let the command or unit that set the flag leave word first: it alone knows who and why.
+def _await_claimant(group: Group, outcome: Outcome) -> None:
+    """Let the command or unit that set the flag account for it: it alone knows who and why.
 
     It is at work already, and may be slower than those who have only seen the flag.
     """
     if outcome.flag.created or outcome.flag.inode is None:
         return
-    path = record.claim_path(group, outcome.flag.inode)
     pid = record.text(group.run + "/claimant")
     deadline = time.monotonic() + CLAIM_SECONDS
-    while not os.path.lexists(path) and pid.isdigit() and time.monotonic() < deadline:
-        if record.text(f"/proc/{pid}/comm") not in CLAIMANTS:
-            return  # it has ended
-        time.sleep(0.01)
+    while pid.isdigit() and time.monotonic() < deadline:
+        ended = record.text(f"/proc/{pid}/comm") not in CLAIMANTS
+        if ended or "stop_ms" in (record.load(group.record) or {}):
+            return
+        time.sleep(0.02)
 
 
 def _claim(group: Group, outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from kinds import KEPT
 from product import ISO_TIME, Ess
 from trading import LIMIT, Trading
-from waiting import now_ns, wait_until
+from waiting import SOON, now_ns, wait_until
 
 FILE = '[[ -f /var/run/quantum/ESS_ON ]] && echo "ESS ACTIVE" || echo "ESS INACTIVE"'
 MARKER = "redis-cli GET quantum:ess:active"
@@ -35,6 +35,7 @@ def test_the_playbook(trading: Trading) -> None:
     assert typed(trading, "quantum-ess status").splitlines()[0] == "ESS Status: ACTIVE"
     assert typed(trading, FILE) == "ESS ACTIVE\n"
     assert re.fullmatch(f"{ISO_TIME}\n", typed(trading, MARKER))
+    trading.host.run("journalctl", "--sync")
     for command in (
         'journalctl -t quantum-ess --since "5 minutes ago"',
         "journalctl -t quantum-ess --since today",
@@ -44,6 +45,7 @@ def test_the_playbook(trading: Trading) -> None:
     assert "ESS ACTIVATED by root" in typed(trading, 'journalctl -t quantum-ess | grep "ACTIVATED"')
     follow = trading.host.spawn("timeout", "60", "journalctl", *UNITS, "-f", "-n", "0")
     try:
+        wait_until(lambda: "journalctl" in trading.host.sh("ps -eo comm"), SOON, "journalctl")
         typed(trading, "quantum-ess deactivate")  # in less than 5 s: test_speed
         assert follow.stdout is not None
         assert any("ESS DEACTIVATION COMPLETE" in line for line in follow.stdout)

@@ -225,7 +225,7 @@ def test_the_host_around(trading: Trading) -> None:
             "disk-full",
             "mount --bind /var/lib/quantum-ess /var/lib/quantum-ess;"
             "mount -o remount,bind,ro /var/lib/quantum-ess",
-            "umount /var/lib/quantum-ess",
+            "umount --lazy /var/lib/quantum-ess",  # the watch may be reading there
         ),
         (
             "hook-refused",
@@ -250,7 +250,7 @@ def test_the_host_around(trading: Trading) -> None:
         host.sh(remedy)
         wait_until(lambda: ids(ess) == set(), 30, f"an end of {expected}")
     session = host.spawn("sleep", "99", user="daemon")
-    wait_until(lambda: ids(ess) == {"process-outside"}, 5, "the process in a session")
+    wait_until(lambda: ids(ess) == {"process-outside"}, 60, "the process in a session")
     assert "trading user daemon runs sleep (" in ess("check", check=False).stdout
     host.run("pkill", "-u", "daemon", "sleep")
     session.communicate()
@@ -308,6 +308,7 @@ def test_the_guard(trading: Trading) -> None:
     host.run("systemctl", "stop", WATCHER, UNIT)
     assert check(ess, ERRORS) == {("guard-dead", UNIT)}
     host.run("systemctl", "start", WATCHER)
+    wait_until(lambda: ess.status()["guard"]["state"] == "running", 30, "a guard again")
     guard.wait("risk", timeout=30, state="fine")
     assert check(ess, FINE) == set()
     guard.redis("DEL", "risk")

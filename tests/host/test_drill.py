@@ -33,6 +33,7 @@ def everybody(trading: Trading) -> dict[str, str]:
 
 def assert_nothing_left(host: Host) -> None:
     """No unit, process, flag, record or directory of a drill."""
+    Ess(host).wait_idle()  # the last of it is stopped without waiting for that
     units = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "--state=active,failed")
     # A slice of instances is systemd's and stays.
     assert host.run(*units, "quantum-ess-drill*", "quantum-ess-canary-*").stdout == ""

@@ -254,7 +254,7 @@ def test_deactivation_knows_the_guard(trading: Trading) -> None:
     host.run("rm", FLAG)
     guard.ess.wait_event("released", 2)
     guard.wait("risk", state="breached", armed=False)
-    assert guard.ess.named("guard-released")
+    assert guard.ess.wait_event("guard-released")
 
 
 def test_its_death_is_noticed_and_touches_nothing(trading: Trading) -> None:
@@ -358,13 +358,14 @@ def test_shadow_mode_check_and_daemon(trading: Trading) -> None:
     host.run("systemctl", "stop", WATCHER, UNIT)
     ess("guard", "--daemon")
     pid = wait_until(lambda: host.read_file("/run/quantum-ess/guard.pid").strip(), SOON, "a daemon")
+    wait_until(lambda: not guard.state().get("stopped"), SOON, "its first word")
     guard.wait("risk", state="breached")
     where = host.sh(f"readlink /proc/{pid}/cwd /proc/{pid}/fd/0 /proc/{pid}/fd/2; ps -o tty= {pid}")
     assert where.split() == ["/", "/dev/null", "/dev/null", "?"]
     assert "0022" in host.sh(f"grep Umask /proc/{pid}/status")
     host.run("kill", pid)
     wait_until(lambda: guard.state().get("stopped"), SOON, "its end")
-    assert host.read_file("/run/quantum-ess/guard.pid") == ""
+    wait_until(lambda: host.read_file("/run/quantum-ess/guard.pid") == "", SOON, "no pid")
     run = ("systemd-run", "--unit=managed", "--service-type=notify", "--property=NotifyAccess=all")
     host.run(*run, "quantum-ess", "guard", "--daemon")
     pid = host.read_file("/run/quantum-ess/guard.pid").strip()

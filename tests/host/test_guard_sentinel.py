@@ -18,7 +18,7 @@ SENTINEL = """port {port}
 bind 127.0.0.1
 dir /tmp
 sentinel monitor trading 127.0.0.1 6379 2
-sentinel down-after-milliseconds trading 500
+sentinel down-after-milliseconds trading 5000
 sentinel failover-timeout trading 3000
 """
 

@@ -10,7 +10,7 @@ import pytest
 from kinds import FOUR
 from product import DONE, FAILED, USAGE, Ess
 from trading import WAYS, Trading
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 HISTORY = "/var/lib/quantum-ess/history.jsonl"
 JOURNALD = "systemd-journald.service systemd-journald.socket systemd-journald-dev-log.socket"
@@ -54,7 +54,8 @@ def test_an_incident(trading: Trading, way: str) -> None:
     assert active["stopped"] == list(FOUR) and active["stop_ms"] > 0
     for count in range(1, 4):
         assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
-        wait_until(lambda c=count: refused(ess) == [c], 10, f"refused start {count}")  # type: ignore[misc]
+        wait_until(lambda c=count: refused(ess) == [c], SOON, f"refused start {count}")  # type: ignore[misc]
+        ess.wait_idle()  # a start while that is being counted is refused, but not counted
     assert records(ess, "refused") == []  # the burst may go on
     ess("activate", "--reason", "to be sure")
     ess("deactivate", "--reason", "mended")

@@ -53,16 +53,14 @@ def gaps(times: dict[str, float]) -> list[float]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
-    """All four within 5 s, each one up and settled before the next; kept units untouched."""
+    """Each one up and settled before the next; kept units untouched. How fast: test_speed."""
     ess = stopped(trading, way)
     kept = trading.kept_pids()
     begun = now_ns()
     done = ess("deactivate", "--reason", "drill is over")
-    took = (now_ns() - begun) / 1e9
     ups = came_up(trading, begun)
     assert list(ups) == list(FOUR)
     assert min(gaps(ups)) >= SETTLE, ups
-    assert took < RELEASED
     trading.all_running()
     assert done.stdout.splitlines()[-1] == INACTIVE
     assert trading.kept_pids() == kept
@@ -71,7 +69,7 @@ def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
     assert all(count == 1 for count in trading.born_after(begun).values())
 
 
-def test_after_a_boot_and_however_long(trading: Trading) -> None:
+def test_speed_after_a_boot_and_however_long(trading: Trading) -> None:
     """As fast for units that were down since before the boot, and with a record a month old."""
     host = trading.host
     ess = stopped(trading)
