@@ -13,7 +13,7 @@ from host import Host
 from kinds import FOUR, REDIS
 from product import DROP_IN, Ess
 from trading import Trading
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 FINE, WARNINGS, ERRORS = 0, 9, 10
 NO_DRILL = "/etc/quantum-ess/quantum-ess.conf.d/drill.conf"
@@ -250,7 +250,7 @@ def test_the_host_around(trading: Trading) -> None:
         host.sh(remedy)
         wait_until(lambda: ids(ess) == set(), 30, f"an end of {expected}")
     session = host.spawn("sleep", "99", user="daemon")
-    wait_until(lambda: ids(ess) == {"process-outside"}, 60, "the process in a session")
+    wait_until(lambda: ids(ess) == {"process-outside"}, SOON, "the process in a session")
     assert "trading user daemon runs sleep (" in ess("check", check=False).stdout
     host.run("pkill", "-u", "daemon", "sleep")
     session.communicate()
@@ -308,11 +308,12 @@ def test_the_guard(trading: Trading) -> None:
     host.run("systemctl", "stop", WATCHER, UNIT)
     assert check(ess, ERRORS) == {("guard-dead", UNIT)}
     host.run("systemctl", "start", WATCHER)
-    wait_until(lambda: ess.status()["guard"]["state"] == "running", 30, "a guard again")
-    guard.wait("risk", timeout=30, state="fine")
+    # Else it would be the dead one's last word that is read.
+    wait_until(lambda: ess.status()["guard"]["state"] == "running", SOON, "a guard again")
+    guard.wait("risk", state="fine")
     assert check(ess, FINE) == set()
     guard.redis("DEL", "risk")
-    wait_until(lambda: ids(ess) == {"guard-blind"}, 60, "a blind guard")
+    wait_until(lambda: ids(ess) == {"guard-blind"}, SOON, "a blind guard")
     assert not guard.latched()
 
 

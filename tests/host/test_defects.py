@@ -10,7 +10,7 @@ from host import Host
 from kinds import FOUR
 from product import ACTIVE, DONE, INCOMPLETE, RECORD, Ess
 from trading import FLAG, Trading
-from waiting import hold, wait_until
+from waiting import SOON, hold, wait_until
 
 BEGAN = "/run/quantum-ess/began"
 SENTRY = "quantum-ess-sentry.service"
@@ -28,7 +28,7 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
     host.run("systemctl", "stop", FOUR[3])  # what did not run must not be started
     kept = trading.kept_pids()
     blink(trading)
-    ess.wait_event("released", timeout=20)
+    ess.wait_event("released")
     names = [event["ESS_EVENT"] for event in ess.events()]
     assert [name for name in names if not name.startswith("marker")] == [
         "initiated",
@@ -52,7 +52,7 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
         host.sh(
             f"rm -f {BEGAN}; touch {FLAG}; until [ -e {BEGAN} ]; do :; done; sleep 0.5; rm {FLAG}"
         )
-    ess.wait_event("released", 2, timeout=30)
+    ess.wait_event("released", 2)
     trading.all_running(FOUR[:3])
     assert not trading.living(FOUR[3])
     assert not ess.latched()
@@ -123,7 +123,7 @@ def hang(host: Host, part: str) -> None:
     if part == "sentry":
         host.sh(f"kill -STOP $(systemctl show -P MainPID {SENTRY})")
         return
-    pid = wait_until(lambda: {n: p for p, n in parts(host).items()}.get(part, 0), 5, part)
+    pid = wait_until(lambda: {n: p for p, n in parts(host).items()}.get(part, 0), SOON, part)
     os.kill(pid, signal.SIGSTOP)
 
 
@@ -140,10 +140,10 @@ def test_a_sentry_that_hangs_is_started_again(host: Host) -> None:
         hang(host, part)
         wait_until(
             lambda was=before: host.main_pid(SENTRY) not in (0, was),  # type: ignore[misc]
-            10,
+            SOON,
             f"a restart after its {part} was hung",
         )
-        wait_until(lambda: "tail" in parts(host).values(), 5, "the sentry at work")
+        wait_until(lambda: "tail" in parts(host).values(), SOON, "the sentry at work")
     trading = Trading(host)
     trading.start()
     host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.timer")

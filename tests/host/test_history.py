@@ -42,7 +42,7 @@ def assert_whole(ess: Ess) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_an_incident(trading: Trading, way: str) -> None:
     """From the stop over a refused start to the release: listed, told, whole."""
-    ess = Ess(trading.host)
+    ess, began = Ess(trading.host), time.time()
     assert ess("history").stdout == "No incident is on record.\n"
     why = ("--reason", "feed is stale") if way == "command" else ()
     trading.pull(way, *why)
@@ -63,7 +63,7 @@ def test_an_incident(trading: Trading, way: str) -> None:
     assert over["state"] == "released" and over["refused"][0]["unit"] == FOUR[0]
     assert over["released"]["reason"] == "mended"
     assert [row["unit"] for row in over["released"]["started"]] == list(FOUR)
-    assert 0 < over["downtime_s"] < 60
+    assert 0 < over["downtime_s"] < time.time() - began
     assert [entry["event"] for entry in records(ess)] == [
         *("activated", "repeated", "refused", "unlatched", "released")
     ]
@@ -89,8 +89,8 @@ def test_following_misses_nothing(trading: Trading) -> None:
     """From the first entry of the first boot, and of one that has entries of another before it."""
     host, ess = trading.host, Ess(trading.host)
     for boot in (1, 2):
-        follower = host.spawn("timeout", "30", "quantum-ess", "log", "--follow", "-n", "1000")
-        wait_until(lambda: "journalctl" in host.sh("ps -eo comm"), 20, "journalctl")
+        follower = host.spawn("timeout", "300", "quantum-ess", "log", "--follow", "-n", "1000")
+        wait_until(lambda: "journalctl" in host.sh("ps -eo comm"), SOON, "journalctl")
         ess("activate")
         ess.wait_complete()
         ess("deactivate", "--no-start")
@@ -110,14 +110,14 @@ def test_journald_is_dead(trading: Trading) -> None:
     ess("activate")
     ess("deactivate")
     host.sh(f"systemctl stop {JOURNALD} systemd-journald-audit.socket 2>/dev/null || true")
-    wait_until(lambda: not host.processes("systemd-journald.service"), 5, "journald's end")
+    wait_until(lambda: not host.processes("systemd-journald.service"), SOON, "journald's end")
     ess("activate", "--reason", "in the dark", check=False)
     assert [entry.get("reason") for entry in records(ess, "activated")] == [None, "in the dark"]
     log = ess("log", "-n", "100")
     assert "journald does not listen" in log.stderr and "in the dark" in log.stdout
     host.run("systemctl", "start", *JOURNALD.split())
-    ess.wait_event("complete", 2, timeout=20)
-    wait_until(lambda: not ess("log").stderr, 10, "a log out of the journal")
+    ess.wait_event("complete", 2)
+    wait_until(lambda: not ess("log").stderr, SOON, "a log out of the journal")
     assert "[ESS AUDIT] ESS ACTIVATION COMPLETE" in ess("log").stdout
     assert len(ess("log", "-n", "2").stdout.splitlines()) == 2
     assert ess("log", "-n", "none", check=False).returncode == USAGE
@@ -130,7 +130,7 @@ def test_power_cuts(trading: Trading) -> None:
     ess.wait_complete()
     host.sh(f"head -c 40 {HISTORY} >>{HISTORY}; sync")
     host.power_cut()
-    wait_until(lambda: '"restored"' in host.read_file(HISTORY), 20, "the boot on record")
+    wait_until(lambda: '"restored"' in host.read_file(HISTORY), SOON, "the boot on record")
     ess("deactivate", "--no-start")
     checked = ess("history", "--verify")
     assert re.search(rf"^{HISTORY}:2: note: is no record: torn by a power cut", checked.stdout)
@@ -147,7 +147,7 @@ def test_rotation_and_tampering(trading: Trading) -> None:
 
     def rotate(files: int) -> set[str]:
         second = int(time.time())
-        wait_until(lambda: int(time.time()) > second, 5, "a new name: it is dated to the second")
+        wait_until(lambda: int(time.time()) > second, SOON, "a new name: dated to the second")
         assert host.run("logrotate", "--force", ours).stderr == ""
         assert not host.exists(HISTORY)
         found = host.sh(f"cd $(dirname {HISTORY}); ls | grep history.jsonl").split()
@@ -165,7 +165,7 @@ def test_rotation_and_tampering(trading: Trading) -> None:
     def told() -> str:
         return host.sh("cat /run/told 2>/dev/null || true")
 
-    wait_until(lambda: "command): one" in told(), 30, "the first incident")
+    wait_until(lambda: "command): one" in told(), SOON, "the first incident")
     ess("activate", "--reason", "two", check=False)
     rotate(2)
     ess("deactivate", "--no-start", "--reason", "mended")
@@ -174,11 +174,11 @@ def test_rotation_and_tampering(trading: Trading) -> None:
     ess("activate", "--reason", "three", check=False)
     ess("deactivate", "--no-start", "--reason", "over")
     log = ess("log", "-n", "100").stdout
-    wait_until(lambda: told() == log, 30, f"{log} and not {told()}")
+    wait_until(lambda: told() == log, SOON, f"{log} and not {told()}")
     for text in ("two", "release begun by root (command): mended", "three"):
         assert log.count(text) == 1, log
     host.sh("kill $(pgrep -f '[c]ontroller log')")
-    follower.communicate(timeout=30)
+    follower.communicate(timeout=SOON)
     host.sh("systemctl start systemd-journald.socket systemd-journald.service")
     assert [(row["reason"], row["state"]) for row in incidents(ess)] == [
         *(("one", "released"), ("two", "released"), ("three", "released"))
@@ -205,13 +205,14 @@ def test_a_disk_that_takes_nothing_and_python_gone(trading: Trading) -> None:
     assert len(records(ess, "activated")) == 1
     assert [row["reason"] for row in incidents(ess)] == ["", "no room"]
     host.sh("mount -o remount,bind,rw /var/lib/quantum-ess")
-    wait_until(lambda: len(records(ess, "activated")) == 2, 15, "the record")
+    wait_until(lambda: len(records(ess, "activated")) == 2, SOON, "the record")
     ess("deactivate", "--no-start")
     host.sh("mv /usr/bin/python3 /usr/bin/python3.away")
     trading.pull("flag")
-    wait_until(lambda: "stopped" in host.sh("cat /var/lib/quantum-ess/logged"), 20, "the witness")
+    logged = "cat /var/lib/quantum-ess/logged"
+    wait_until(lambda: "stopped" in host.sh(logged), SOON, "the witness")
     assert len(records(ess, "activated")) == 2
     host.sh("mv /usr/bin/python3.away /usr/bin/python3")
-    wait_until(lambda: len(records(ess, "activated")) == 3, 20, "the third record")
+    wait_until(lambda: len(records(ess, "activated")) == 3, SOON, "the third record")
     assert incidents(ess)[-1]["trigger"] == "flag"
     assert_whole(ess)

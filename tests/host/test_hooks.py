@@ -122,7 +122,7 @@ def test_hooks(trading: Trading) -> None:
     assert f"ESS_UNITS={' '.join(FOUR)}" in told
     assert "STATE=inactive" in told  # not before the kill
     assert "said by a hook" in host.journal("-t", "quantum-ess-hook")
-    wait_until(lambda: hooks_of(ess), 10, "the history")
+    wait_until(lambda: hooks_of(ess), SOON, "the history")
     assert hooks_of(ess) == {
         "activate.d/10-say": "",
         "activate.d/20-fail": "exit status 3",
@@ -135,9 +135,9 @@ def test_hooks(trading: Trading) -> None:
     ess("activate")
     hold(lambda: len(lines(host, "runs")) > 1, 1, "run again")
     ess("deactivate")
-    wait_until(lambda: lines(host, "deactivate"), 10, "the other hook")
+    wait_until(lambda: lines(host, "deactivate"), SOON, "the other hook")
     assert f"ESS_UNITS={' '.join(FOUR)}" in lines(host, "deactivate")
-    wait_until(lambda: not problems(ess), 10, "a status without problems")
+    wait_until(lambda: not problems(ess), SOON, "a status without problems")
     assert "hook deactivate.d/say done" in ess("history", "last").stdout
 
     # The same of a stop that nobody asked for.
@@ -178,7 +178,7 @@ def test_hooks_and_crashes(trading: Trading) -> None:
     host.power_cut()
     wait_until(lambda: lines(host, "runs"), 30, "the hook after the boot")
     host.run("systemctl", "kill", "--signal=KILL", "quantum-ess-hooks.service")
-    (event,) = ess.wait_event("hook-failed", timeout=20)
+    (event,) = ess.wait_event("hook-failed")
     assert "activate.d/slow: was broken off" in event["MESSAGE"]
     hold(lambda: len(lines(host, "runs")) > 1, 6, "run again")
     assert "slow" in problems(ess)[0]
@@ -207,7 +207,7 @@ def test_notifications(trading: Trading) -> None:
     host.sh(run.format("smtp", 2525))
     (mail,) = wait_until(lambda: messages(host, "smtp"), 60, "a mail")
     assert "ESS ACTIVATED" in mail
-    wait_until(lambda: not problems(ess), 10, "a status without problems")
+    wait_until(lambda: not problems(ess), SOON, "a status without problems")
     ess("deactivate")
     wait_until(lambda: len(messages(host, "smtp")) == 2, 30, "a second mail")
     wait_until(lambda: len(messages(host, "http")) == 2, 30, "a second POST")

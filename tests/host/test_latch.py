@@ -156,7 +156,7 @@ def test_either_half_of_the_latch_holds(host: Host) -> None:
         assert trading.born_after(begun) == {}
         host.sh(f"rm {path}")
     host.run("systemctl", "start", UNIT)
-    wait_until(lambda: trading.alive([UNIT]), 5, "a start on an open latch")
+    wait_until(lambda: trading.alive([UNIT]), SOON, "a start on an open latch")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -198,7 +198,7 @@ def test_power_cut_and_the_flag_does_not_restart_trading(host: Host) -> None:
     Ess(host).wait_complete()
     host.run("systemctl", "mask", "quantum-ess-restore.service")
     cut = host.power_cut()
-    wait_until(lambda: host.exists(FLAG), 10, "the flag, set again by the watch timer")
+    wait_until(lambda: host.exists(FLAG), SOON, "the flag, set again by the watch timer")
     hold(lambda: trading.born_after(cut), 1.0, "ran after the boot")
 
 
@@ -206,5 +206,5 @@ def test_a_boot_without_a_latch_starts_trading(host: Host) -> None:
     trading = Trading(host)
     host.run("systemctl", "enable", *FOUR)
     cut = host.power_cut()
-    wait_until(lambda: len(trading.born_after(cut)) == 4, 5, "the four after a boot")
+    wait_until(lambda: len(trading.born_after(cut)) == 4, SOON, "the four after a boot")
     assert not Ess(host).latched()

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from faults.matrix import COMMAND_LIMIT
 from host import Host
 from kinds import REDIS
 from product import DONE, ISO_TIME, Ess
 from trading import FLAG, WAYS, Trading
-from waiting import SOON, wait_until
+from waiting import SOON, now_ns, wait_until
 
 KEY, CHANNEL = "quantum:ess:active", "quantum:event:ess"
 
@@ -40,7 +41,7 @@ class Listener:
     def __init__(self, host: Host) -> None:
         host.sh(f"nohup redis-cli SUBSCRIBE {CHANNEL} >/run/heard 2>&1 </dev/null &")
         self.host = host
-        wait_until(lambda: "subscribe" in host.read_file("/run/heard"), 5, "a subscription")
+        wait_until(lambda: "subscribe" in host.read_file("/run/heard"), SOON, "a subscription")
 
     def heard(self, count: int) -> list[dict[str, object]]:
         """The first messages, waited for; AssertionError if there are more than `count`."""
@@ -49,7 +50,7 @@ class Listener:
             lines = self.host.read_file("/run/heard").splitlines()
             return [json.loads(line) for line in lines if line.startswith("{")]
 
-        wait_until(lambda: len(messages()) >= count, 10, f"{count} messages")
+        wait_until(lambda: len(messages()) >= count, SOON, f"{count} messages")
         assert len(messages()) == count
         return messages()
 
@@ -96,12 +97,11 @@ def test_a_redis_that_does_not_answer(trading: Trading, way: str, state: str) ->
     host = trading.host
     ess = Ess(host)
     with silent_redis(host, state):
-        begun = time.monotonic()
         pull = trading.pull(way)
-        took = time.monotonic() - begun
+        took = (now_ns() - pull.time) / 1e9
         trading.assert_stopped(pull.time)
         assert pull.status == DONE, pull
-        assert took < 10, "an activation that waits for Redis"
+        assert took < COMMAND_LIMIT, "an activation that waits for Redis"
         ess.wait_event("marker-pending")
     wait_until(lambda: marker(host), SOON, "the marker, put right by the watch timer")
     assert marker(host) == ess.status()["since"]
@@ -136,7 +136,8 @@ def test_switched_off_and_elsewhere(trading: Trading) -> None:
     ess("deactivate")
     ess.configure("[redis]\nurl = redis://127.0.0.1:6379/3\n")
     ess("activate")
-    wait_until(lambda: host.run("redis-cli", "-n", "3", "GET", KEY).stdout.strip(), 5, "the marker")
+    third = ("redis-cli", "-n", "3", "GET", KEY)
+    wait_until(lambda: host.run(*third).stdout.strip(), SOON, "the marker")
     assert marker(host) == ""
 
 

@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 GUIDE = CHECKOUT / "docs/monitoring.md"
 DASHBOARD = CHECKOUT / "monitoring/dashboards/quantum-ess.json"
 PLAN = "/run/quantum-ess/plan"
+DRILL = 150.0  # seconds; where a unit is broken it takes 31 even on an idle machine
 WATCHING = (
     "quantum-ess.path",
     "quantum-ess-sentry.service",
@@ -59,6 +60,10 @@ class Desk:
             if "quantum-ess activate" in block:
                 self.activated = time.time()
                 self.wait_for('quantum_ess_active{group="trading"} == 1')
+
+    def drill(self, check: bool = True) -> int:
+        """Run a drill to its end; its exit status."""
+        return self.host.run("quantum-ess", "drill", check=check, timeout=DRILL).returncode
 
     def wait_for(self, expression: str) -> None:
         """Wait until Prometheus has a sample for that."""
@@ -164,6 +169,9 @@ def families(text: str) -> set[str]:
 def test_a_link_in_the_directory_is_not_followed(desk: Desk) -> None:
     """The file is replaced, whatever is there, and never written through."""
     host = desk.host
+    # Else the timer's writer may be at work when we look. Killed, it would leave its draft.
+    host.run("systemctl", "stop", "quantum-ess-metrics.timer")
+    desk.ess.wait_idle()
     host.sh(f"echo precious >/root/file; ln -sf /root/file {FILE}")
     desk.ess("metrics", "--write")
     assert host.read_file("/root/file") == "precious\n"
@@ -447,10 +455,11 @@ def test_alerts_of_the_drill(desk: Desk) -> None:
     host, prometheus = desk.host, desk.prometheus
     desk.wait_alert("DrillOverdue")
     begun = time.time()
-    desk.ess("drill")
+    desk.drill()
+    ended = time.time()
     desk.wait_alert("DrillOverdue", fires=False)
     assert prometheus.value("quantum_ess_drill_last_success") == 1
-    assert begun - 1 < prometheus.value("quantum_ess_drill_last_timestamp_seconds") < begun + 60
+    assert begun - 1 < prometheus.value("quantum_ess_drill_last_timestamp_seconds") <= ended
     ways = {
         labels["way"]: took
         for labels, took in prometheus.query("quantum_ess_drill_last_stop_seconds")[0]
@@ -458,10 +467,10 @@ def test_alerts_of_the_drill(desk: Desk) -> None:
     assert ways.keys() == {"command", "unit", "path", "sentry"}
     assert max(ways.values()) < 2
     host.run("systemctl", "mask", "--runtime", "quantum-ess-drill-trigger.service")
-    assert desk.ess("drill", check=False).returncode != 0
+    assert desk.drill(check=False) != 0
     desk.wait_alert("DrillFailed")
     host.run("systemctl", "unmask", "--runtime", "quantum-ess-drill-trigger.service")
-    desk.ess("drill")
+    desk.drill()
     desk.wait_alert("DrillFailed", fires=False)
 
 
@@ -470,7 +479,8 @@ def test_every_query_and_every_metric_has_data(desk: Desk) -> None:
     say(desk, 0.04)
     desk.ess.configure(CONDITION)
     desk.host.write_file("/etc/quantum-ess/notify.urls", "json://127.0.0.1:9/\n", 0o600)
-    for command in ("drill", "activate", "deactivate"):
+    desk.drill()
+    for command in ("activate", "deactivate"):
         desk.ess(command)
     desk.wait_for("quantum_ess_guard_condition_value")
     asked = [(title, each) for title, some in expressions().items() for each in some]

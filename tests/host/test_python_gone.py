@@ -13,7 +13,7 @@ from host import Host
 from kinds import FOUR, REDIS, ROUNDS
 from product import ACTIVE, INCOMPLETE, RECORD, Ess
 from trading import FLAG, Trading
-from waiting import hold, wait_until
+from waiting import SOON, hold, wait_until
 
 PYTHON = "/usr/bin/python3"
 SCRIPTS = ("quantum-ess", "strike", "halt", "witness")
@@ -60,7 +60,7 @@ def test_it_holds_through_daemon_reload_and_a_power_cut(trading: Trading) -> Non
     trading.assert_stopped(pull.time, watch=0.1)
     host.run("systemctl", "daemon-reload")
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
-    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 5, "the record")
+    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), SOON, "the record")
     flag = host.read_file(FLAG)
     cut = host.power_cut()
     hold(lambda: trading.born_after(cut), 1.5, "ran after the boot")
@@ -76,9 +76,9 @@ def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
     take_away(host)
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)
-    assert "ESS ACTIVATION INITIATED" in wait_until(
-        lambda: host.journal("-t", "quantum-ess", "-o", "cat"), 5, "a trail without Python"
-    )
+    trail = ("-t", "quantum-ess", "-o", "cat")
+    begun = "ESS ACTIVATION INITIATED"
+    wait_until(lambda: begun in host.journal(*trail), SOON, "a trail without Python")
     told = ess("status", check=False)
     assert told.returncode == 1 and told.stdout == ACTIVE + "\n"
     assert "Python is missing: apt install" in told.stderr
@@ -86,11 +86,11 @@ def test_what_was_missing_is_made_up_for(trading: Trading) -> None:
     refused = ess("deactivate", check=False)
     assert refused.returncode == 1 and "Python is missing" in refused.stderr
     give_back(host)
-    ess.wait_event("complete", timeout=15)
+    ess.wait_event("complete")
     assert ess.first_line() == ACTIVE
     assert len(ess.incidents()) == 1
     marker = ("redis-cli", "GET", "quantum:ess:active")
-    wait_until(lambda: host.run(*marker).stdout.strip(), 10, "the marker")
+    wait_until(lambda: host.run(*marker).stdout.strip(), SOON, "the marker")
     assert host.main_pid(REDIS)
     ess("deactivate")
     trading.all_running()
@@ -103,7 +103,7 @@ def test_who_and_why_are_known_of_a_command_without_python(trading: Trading) -> 
     done = ess("activate", "--reason", why, check=False, SUDO_USER="alice")
     assert done.returncode == INCOMPLETE and done.stdout == ACTIVE + "\n"
     give_back(host)
-    ess.wait_event("complete", timeout=15)
+    ess.wait_event("complete")
     found = json.loads(host.read_file(RECORD))
     assert found["trigger"] == "command" and found["reason"] == why.replace("\n", " ")
     assert found["actor"]["sudo_user"] == "alice"
@@ -131,7 +131,9 @@ def test_what_the_flag_says_forges_nothing(trading: Trading, said: str) -> None:
     host, ess = trading.host, Ess(trading.host)
     take_away(host)
     host.run("sh", "-ec", f'printf %s "$1" >/run/made; mv /run/made {FLAG}', "sh", said)
-    wait_until(lambda: host.sh(f"cat {RECORD} 2>/dev/null || :").endswith("}\n"), 20, "the record")
+    wait_until(
+        lambda: host.sh(f"cat {RECORD} 2>/dev/null || :").endswith("}\n"), SOON, "the record"
+    )
     known = json.loads(host.read_file(RECORD))
     assert known["actor"] == {"uid": 0} and "x" not in known
     assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}Z", known["since"])
@@ -147,7 +149,7 @@ def test_removing_the_flag_without_python(trading: Trading) -> None:
     take_away(host)
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)
-    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), 5, "the record")
+    wait_until(lambda: host.exists("/var/lib/quantum-ess/latched"), SOON, "the record")
     host.run("rm", FLAG)
     hold(lambda: trading.late(pull.time), 6.0, "started")
     give_back(host)

@@ -30,7 +30,7 @@ def assert_all_stopped(trading: Trading, ess: Ess) -> None:
     assert ess.status()["problems"] == []
     assert ess.failed_units() == ""
     marker = ("redis-cli", "GET", "quantum:ess:active")
-    wait_until(lambda: trading.host.run(*marker).stdout.strip(), 8, "the marker of what is active")
+    wait_until(lambda: trading.host.run(*marker).stdout.strip(), SOON, "the marker")
     assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
 
 
@@ -51,14 +51,14 @@ def test_a_hundred_at_once(trading: Trading) -> None:
     crowd = host.spawn("bash", "-c", script)
     # Opening the FIFO for writing waits for the readers; closing it lets them all go at once.
     waiting = "pgrep -fc 'read _ </run/gate' || true"
-    wait_until(lambda: int(host.sh(waiting) or 0) >= HUNDRED, 20, "a hundred at the gate")
+    wait_until(lambda: int(host.sh(waiting) or 0) >= HUNDRED, SOON, "a hundred at the gate")
     begun = now_ns()
     host.sh("exec 3>/run/gate; exec 3>&-")
     trading.assert_stopped(begun)
     crowd.communicate(timeout=120)
     statuses = host.read_file("/run/statuses").split()
     assert statuses == ["0"] * HUNDRED, host.read_file("/run/said")
-    ess.wait_event("complete", timeout=30)
+    ess.wait_event("complete")
     assert_all_stopped(trading, ess)
     assert len(ess.incidents()) == 1
     for event in ("initiated", "latched", "complete", "marker-set"):
@@ -91,11 +91,11 @@ def test_activations_at_random_during_deactivations(trading: Trading) -> None:
         incidents, begun = len(ess.incidents()), now_ns()
         release = host.spawn(*(("rm", FLAG) if by_flag else ("quantum-ess", "deactivate")))
         if by_flag:
-            release.wait(5)
+            release.wait(SOON)
         wait_until(lambda: now_ns() >= begun + delay, 2, "the moment")  # noqa: B023
         pull = trading.pull(way)
         assert pull.status == DONE, pull
-        release.communicate(timeout=30)
+        release.communicate(timeout=SOON)
         done = release.returncode == DONE
         if done and not by_flag and pull.time < when(ess, "release-initiated"):
             trading.all_running()
@@ -145,13 +145,13 @@ def test_started_during_the_stop(trading: Trading, way: str) -> None:
     host = trading.host
     loop = f"while :; do systemctl restart --no-block {' '.join(FOUR)}; done"
     starters = [host.spawn("sh", "-c", loop) for _ in range(2)]
-    wait_until(lambda: len(trading.processes(FOUR[0])) > 3, 10, "restarts under way")
+    wait_until(lambda: len(trading.processes(FOUR[0])) > 3, SOON, "restarts under way")
     pull = trading.pull(way)
     trading.assert_stopped(pull.time)
     for starter in starters:
         os.killpg(starter.pid, 9)
         starter.communicate()
-    Ess(host).wait_event("complete", timeout=20)
+    Ess(host).wait_event("complete")
     trading.assert_inactive()
 
 
@@ -159,11 +159,12 @@ def test_two_deactivations(trading: Trading) -> None:
     """One does it; the other says so and starts nothing twice."""
     host = trading.host
     ess = Ess(host)
+    ess.configure("[resume]\nsettle = 2s\n")  # the one is at work when the other begins
     ess("activate")
     ess.wait_complete()
     begun = now_ns()
     both = [host.spawn("quantum-ess", "deactivate") for _ in range(2)]
-    said = [process.communicate(timeout=30) for process in both]
+    said = [process.communicate(timeout=SOON) for process in both]
     assert sorted(process.returncode for process in both) == [DONE, NOT_RELEASED], said
     trading.all_running()
     assert set(trading.born_after(begun).values()) == {1}
@@ -174,16 +175,16 @@ def test_flag_cycles(trading: Trading) -> None:
     host = trading.host
     ess = Ess(host)
     host.sh(f"for n in $(seq 40); do touch {FLAG}; rm {FLAG}; done", timeout=60)
-    ess.wait_idle(60)
+    ess.wait_idle()
     host.run("systemctl", "is-active", "quantum-ess.path")
     trading.host.run("systemctl", "start", *FOUR, check=False)
-    wait_until(lambda: not ess.latched(), 20, "an open latch")
+    wait_until(lambda: not ess.latched(), SOON, "an open latch")
     wait_until(
         lambda: ess.host.run("systemctl", "start", *FOUR, check=False).returncode == 0,
-        20,
+        SOON,
         "a start",
     )
     trading.all_running()
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)
-    wait_until(lambda: ess.failed_units() == "", 20, "no unit left as failed")
+    wait_until(lambda: ess.failed_units() == "", SOON, "no unit left as failed")

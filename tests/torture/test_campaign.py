@@ -10,6 +10,7 @@ printed them.
 import os
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,7 +73,6 @@ SUBJECTS = {
 LOOK = f"""
 echo "flag $([ -e {FLAG} ] && stat -c %.9Y {FLAG} || echo no)"
 echo "record $([ -e {RECORD} ] && stat -c %.9Y {RECORD} || echo no)"
-echo "clock $(date +%s.%N)"
 echo "first $(quantum-ess status | head -n 1)"
 if [ -e {FLAG} ] || [ -e {RECORD} ]; then systemctl start {FOUR[0]} 2>/dev/null; fi
 echo "start $?"
@@ -169,13 +169,13 @@ class Campaign:
 
     def look(self) -> Look:
         """The latch, what status says, and whether a start is refused while it is shut."""
-        before = now_ns()
         rows = dict(
             line.split(" ", 1)
             for line in self.host.run("sh", "-c", LOOK, check=False).stdout.splitlines()
         )
         shut = [float(rows[name]) for name in ("flag", "record") if rows[name] != "no"]
-        since = before - int(1e9 * (float(rows["clock"]) - min(shut))) if shut else None
+        # Both clocks are the kernel's and the same in the host: read here, nothing in between.
+        since = now_ns() - (time.time_ns() - int(1e9 * min(shut))) if shut else None
         return Look(since, rows["first"], int(rows["start"]))
 
     def check_latch(self, controller_lived: bool) -> bool:
