@@ -63,7 +63,7 @@ class Compiled:
             lines.append(f"protect {name} {category} {milliseconds(grace)}")
         lines += [f"keep {name}" for name in self.keep]
         lines += [f"set {key} {value}" for key, value in self._settings()]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, "end"]) + "\n"
 
     def _settings(self) -> Iterator[tuple[str, str]]:
         """The options that run time needs: time spans in milliseconds, switches as yes and no."""

@@ -186,7 +186,9 @@ class Trading:
 
     def kept_pids(self) -> dict[str, int]:
         """Main PIDs of the kept units."""
-        return {unit: self.host.main_pid(unit) for unit in (*KEPT, REDIS)}
+        units = (*KEPT, REDIS)
+        shown = self.host.run("systemctl", "show", "-pMainPID", "--value", "--", *units).stdout
+        return dict(zip(units, map(int, shown.split()), strict=True))
 
     def bystanders(self) -> dict[str, str]:
         """Main PID of every running service of the host but the protected ones and ESS's own."""

@@ -123,6 +123,22 @@ def test_the_caller_s_variables_have_no_say(trading: Trading) -> None:
     assert not trading.remaining()
 
 
+def test_a_plan_that_can_t_be_read_on(trading: Trading) -> None:
+    """To a shell it looks like one that ends: the next plan's names are added. Halt alone stops."""
+    host = trading.host
+    take_away(host)
+    host.run(
+        "systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer"
+    )
+    host.sh("sed -i '3,$d' /run/quantum-ess/plan")
+    assert host.sh("cut -d' ' -f1,2 /run/quantum-ess/plan").split("\n")[1:] == [
+        f"protect {FOUR[0]}",
+        "",
+    ]
+    host.run("/usr/lib/quantum-ess/halt", "--raise")
+    assert not trading.remaining()
+
+
 @pytest.mark.parametrize(
     "said", ["a\nESS_EVENT=forg\nX=y", '", "uid": 7, "x": "1'], ids=["entry", "record"]
 )

@@ -89,6 +89,17 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "write": ("EIO", "ENOSPC", "EINTR"),
 }
 
+# Calls that change nothing outside the process and wait for nobody; more of them in Call.silent.
+SILENT = frozenset(
+    "access arch_prctl brk dup faccessat faccessat2 fgetxattr fstat getcwd getdents64 getegid"
+    " geteuid getgid getpid getppid getrandom getrlimit getsockname getsockopt gettid getuid"
+    " getxattr ioctl lseek lstat madvise mmap mprotect mremap munmap newfstatat prctl prlimit64"
+    " readlink readlinkat rseq rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list"
+    " set_tid_address setsockopt sigaltstack socket stat statfs statx sysinfo umask uname".split()
+)
+FILE = re.compile(r"\d+</")  # no pipe or socket, where another process may wait
+OF_NOBODY = re.compile(r"\d+</(usr|lib|etc|proc|sys|dev)/")  # closing it unlocks nothing
+
 
 @dataclass(frozen=True)
 class Call:
@@ -97,6 +108,20 @@ class Call:
     name: str
     number: int
     text: str
+
+    @property
+    def silent(self) -> bool:
+        """Whether a process killed right after it leaves the same behind as one killed before."""
+        match self.name:
+            case "open" | "openat":
+                return "O_RDONLY" in self.text and "O_CREAT" not in self.text
+            case "read" | "pread64":
+                return FILE.match(self.text) is not None
+            case "close":
+                return OF_NOBODY.match(self.text) is not None
+            case "fcntl":
+                return "LK" not in self.text
+        return self.name in SILENT
 
 
 class Fault(NamedTuple):
@@ -183,6 +208,13 @@ def errors(calls: list[Call], chance: random.Random) -> list[Fault]:
     """Each call that can fail, with one of its errors, drawn."""
     can = [call for call in calls if call.name in ERRORS]
     return [Fault(call.name, call.number, chance.choice(ERRORS[call.name])) for call in can]
+
+
+def crash_points(calls: list[Call]) -> list[Call]:
+    """One call of each state that a killed process can leave behind: the first, and each after one
+    that is not silent."""
+    pairs = zip([None, *calls], calls, strict=False)
+    return [call for before, call in pairs if before is None or not before.silent]
 
 
 def kills(calls: list[Call]) -> list[Fault]:

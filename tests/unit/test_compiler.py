@@ -35,6 +35,7 @@ def test_the_default_plan() -> None:
         "set redis.timeout_ms 500\n"
         "set drill.overdue_ms 691200000\n"
         "set hooks.timeout_ms 30000\n"
+        "end\n"
     )
 
 
