@@ -191,7 +191,7 @@ faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smo
 .PHONY: torture
 torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; PART=1/12, SEED=)
 	@export TORTURE=all
-	$(call side-by-side,tests/torture $(ARGS),no_such_test)
+	$(call side-by-side,tests/torture -s $(ARGS),no_such_test)
 
 .PHONY: bench
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop

@@ -10,6 +10,7 @@ printed them.
 import os
 import random
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -101,8 +102,10 @@ class Violation(AssertionError):
 class Campaign:
     """One host, one command, one fault after another."""
 
-    def __init__(self, make_host: HostMaker, subject: Subject, watched: bool) -> None:
+    def __init__(self, make_host: HostMaker, name: str) -> None:
         self.host = make_host()
+        self.name = name
+        subject, watched = SUBJECTS[name]
         self.subject = subject
         self.command = subject.command
         self.watched = watched
@@ -250,14 +253,20 @@ class Campaign:
 
     def run(self, faults: list[Fault]) -> None:
         """All faults; what is violated is collected, and the host is made anew after it."""
-        for fault in faults:
+        for number, fault in enumerate(faults, 1):
             try:
                 self.one(fault)
                 self.prepare()
             except (Violation, CommandFailed, Timeout) as error:
                 self.violations.append(f"{self.command} FAULT={fault}: {error}")
-                print(self.violations[-1], flush=True)
+                self.say(self.violations[-1])
                 self.recover()
+            if number % 100 == 0:
+                self.say(f"{number} of {len(faults)} faults")
+
+    def say(self, text: str) -> None:
+        """To whoever waits for hours (stdout is kept back where tests run side by side)."""
+        print(f"{self.host.release} {self.name}: {text}", file=sys.stderr, flush=True)
 
     def recover(self) -> None:
         """Whatever state a violation has left: cut the power, release, start."""
@@ -321,7 +330,7 @@ def subjects(*short: str, of: Iterable[str] = SUBJECTS) -> list[object]:
 @pytest.mark.parametrize("name", subjects("shell-alone", "controller-alone", "deactivate-watched"))
 def test_every_call(make_host: HostMaker, name: str, count: Callable[[str], None]) -> None:
     """With all that watches the flag alive, and with that process alone."""
-    campaign = Campaign(make_host, *SUBJECTS[name])
+    campaign = Campaign(make_host, name)
     campaign.run(choose(campaign.calls, SAMPLE))
     count(campaign.report(len(campaign.calls), name))
     campaign.judge()
@@ -337,7 +346,7 @@ def test_power_cut_at_every_write(
 
     After the boot trading is held or runs, as the record says, and nothing is in between.
     """
-    campaign = Campaign(make_host, *SUBJECTS[name])
+    campaign = Campaign(make_host, name)
     host, trading = campaign.host, campaign.trading
     writes = "openat|rename|fsync|write|fchmod|unlink|unlinkat|linkat|link|mkdir|close"
     touching = [
@@ -361,7 +370,7 @@ def test_power_cut_at_every_write(
             check_boot(campaign, cut)
         except (Violation, Timeout) as error:
             campaign.violations.append(f"{name} FAULT={fault}, then a power cut: {error}")
-            print(campaign.violations[-1], flush=True)
+            campaign.say(campaign.violations[-1])
         campaign.kept = trading.kept_pids()
         campaign.restore()
         campaign.prepare()

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -303,6 +304,6 @@ def test_soak(make_host: HostMaker, count: Callable[[str], None]) -> None:
         for number in range(1, STEPS + 1):
             soak.step(number)
             if number % 500 == 0:
-                print(f"{number} steps", flush=True)
+                print(f"{soak.host.release}: {number} steps", file=sys.stderr, flush=True)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.counts.items()))
     count(f"{soak.host.release} SEED={SEED}: {STEPS} steps, {counts}, 0 violations")
