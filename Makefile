@@ -194,8 +194,8 @@ torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of
 	$(call side-by-side,tests/torture -s $(ARGS),no_such_test)
 
 .PHONY: bench
-bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop
-	@$(VENV)/python tests/bench.py $(DEB)
+bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop (ARGS="--rounds 10")
+	@$(VENV)/python tests/bench.py $(DEB) $(ARGS)
 
 .PHONY: setup
 setup: build-setup  ## install what the other targets need (root)

@@ -1,6 +1,7 @@
 """How long from the trigger to the last sign of life, beside `systemctl stop` in the same run.
 
-    python3 tests/bench.py dist/quantum-ess_*.deb [--release bookworm] [--rounds 0.1]
+    python3 tests/bench.py dist/quantum-ess_*.deb [--release bookworm] [--units 50] [--load idle]
+        [--rounds 10]
 
 On a real host of each Debian release: four stand-ins that stamp a file twice a millisecond, and
 crowds of services that sleep, whose death a pidfd tells (crowd.py); idle, and with processors and
@@ -44,8 +45,8 @@ RATIOS_CROWD = {COMMAND: 0.5, FLAG_TOUCHED: 0.5}  # of the largest one
 RESIDENT = 1 / 20  # of systemctl stop; or a millisecond above the clock's grain, if that is more
 GRAIN = 0.0005  # seconds between two stamps of a stand-in
 
-CROWDS = {50: 20, 250: 8, 1000: 4}  # units: rounds
-FOUR_ROUNDS, LOADED_ROUNDS = 100, 20
+UNITS = (4, 50, 250, 1000)
+IDLE, OVERSUBSCRIBED = LOADS = ("idle", "oversubscribed")
 IDLE_SECONDS = 60
 MEMORY, PROCESSOR = 15e6, 0.001  # the resident's bounds: bytes, share of a processor
 SENTRY = "quantum-ess-sentry.service"
@@ -239,62 +240,69 @@ def too_slow(title: str, times: Times, ratios: dict[str, float]) -> list[str]:
     ]
 
 
-def measure(release: str, deb: Path, scale: float) -> list[str]:
-    """Take all times of one release and print them; what is not as it should be."""
+def measure(release: str, deb: Path, args: argparse.Namespace) -> list[str]:
+    """Take and print the times of one release that were asked for; what is not as it should be."""
     bad: list[str] = []
-
-    def show(title: str, times: Times, ratios: dict[str, float]) -> None:
-        print(table(title, times, ratios), end="\n\n", flush=True)
-        bad.extend(too_slow(title, times, ratios))
-
-    def rounds(count: int) -> int:
-        return max(1, round(scale * count))
-
-    with Host(release, [root_tree(release)]) as host:
-        host.install(deb)
-        host.power_cut()
-        memory, share = resident(host)
-        print(f"{release}: resident, idle: {memory / 1e6:.1f} MB, {share:.3%} of a processor")
-        if memory > MEMORY or share > PROCESSOR:
-            bad.append(f"{release}: the resident takes more than it may")
-        ours, reload_, all_, boot = generator(host)
-        print(f"{release}: generator {ours * 1e3:.0f} ms, a daemon-reload {reload_ * 1e3:.0f} ms;")
-        print(f"at boot all generators {all_ * 1e3:.0f} ms of {boot * 1e3:.0f} ms\n")
-        for load in (False, True):
-            title = f"{release}, 4 units, {'8 times oversubscribed' if load else 'idle'}"
-            bench = Bench(host)
-            overload: AbstractContextManager[object] = (
-                OVERLOAD.made(host) if load else nullcontext()
-            )
-            with overload:
-                times = bench.run(rounds(LOADED_ROUNDS if load else FOUR_ROUNDS))
-            show(title, times, {} if load else RATIOS)
-            if not load and statistics.median(times[FLAG_TOUCHED]) > resident_bound(times):
-                bad.append(f"{title}: {FLAG_TOUCHED} later than {resident_bound(times):.4f} s")
-    for count, number in CROWDS.items():
+    for count in args.units:
         with Host(release, [root_tree(release)]) as host:
             host.install(deb)
-            times = measure_crowd(host, count, rounds(number))
-            largest = count == max(CROWDS)
-            show(f"{release}, {count} units, idle", times, RATIOS_CROWD if largest else {})
+            host.power_cut()
+            if count == len(FOUR):
+                bad += footprint(host)
+            for load in args.load:
+                overload: AbstractContextManager[object] = (
+                    OVERLOAD.made(host) if load == OVERSUBSCRIBED else nullcontext()
+                )
+                with overload:
+                    if count == len(FOUR):
+                        times = Bench(host).run(args.rounds)
+                    else:
+                        times = measure_crowd(host, count, args.rounds)
+                bad += judge(f"{release}, {count} units, {load}", times, count, load)
     return bad
+
+
+def judge(title: str, times: Times, count: int, load: str) -> list[str]:
+    """Print the times; what of them is not as it should be."""
+    ratios = {len(FOUR): RATIOS, max(UNITS): RATIOS_CROWD}.get(count, {}) if load == IDLE else {}
+    print(table(title, times, ratios), end="\n\n", flush=True)
+    bad = too_slow(title, times, ratios)
+    if ratios is RATIOS and statistics.median(times[FLAG_TOUCHED]) > resident_bound(times):
+        bad.append(f"{title}: {FLAG_TOUCHED} later than {resident_bound(times):.4f} s")
+    return bad
+
+
+def footprint(host: Host) -> list[str]:
+    """Print what the product takes when nothing happens; what of it is more than it may be."""
+    memory, share = resident(host)
+    print(f"{host.release}: resident, idle: {memory / 1e6:.1f} MB, {share:.3%} of a processor")
+    ours, reload_, all_, boot = generator(host)
+    print(f"{host.release}: generator {ours * 1e3:.0f} ms, a daemon-reload {reload_ * 1e3:.0f} ms;")
+    print(f"at boot all generators {all_ * 1e3:.0f} ms of {boot * 1e3:.0f} ms\n", flush=True)
+    if memory > MEMORY or share > PROCESSOR:
+        return [f"{host.release}: the resident takes more than it may"]
+    return []
 
 
 def main() -> int:
     """Print the tables; exit status 1 if a bound is not kept."""
     parser = argparse.ArgumentParser(description="Time from the trigger to the last sign of life.")
     parser.add_argument("deb", type=Path, help="the package to measure")
-    parser.add_argument("--rounds", type=float, default=1.0, help="times the usual rounds (1)")
-    parser.add_argument("--release", choices=RELEASES, action="append", help="only this one")
+    parser.add_argument("--rounds", type=int, default=100, help="how many of each way (100)")
+    parser.add_argument("--release", choices=RELEASES, nargs="+", default=RELEASES)
+    parser.add_argument("--units", type=int, choices=UNITS, nargs="+", default=UNITS)
+    parser.add_argument("--load", choices=LOADS, nargs="+", default=LOADS)
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench.py: needs root: it mounts and boots")
     remains.remove_all()
+    deb = args.deb.resolve(strict=True)
     bad: list[str] = []
     try:
-        for release in args.release or RELEASES:
-            bad += measure(release, args.deb.resolve(strict=True), args.rounds)
-            bad += bench_guard.report(release, args.deb.resolve(strict=True), args.rounds)
+        for release in args.release:
+            bad += measure(release, deb, args)
+            if len(FOUR) in args.units and IDLE in args.load:
+                bad += bench_guard.report(release, deb, args.rounds)
     finally:
         remains.remove_all()
     for line in bad:

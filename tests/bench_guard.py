@@ -31,13 +31,13 @@ print(now)
 """
 
 
-def report(release: str, deb: Path, rounds: float) -> list[str]:
-    """Measure 100 breaches each way, times `rounds`, on an own host; print; name what is late."""
+def report(release: str, deb: Path, rounds: int) -> list[str]:
+    """Measure `rounds` breaches each way on an own host; print; name what is late."""
     with Host(release, [root_tree(release)]) as host:
         host.install(deb)
         trading = Trading(host, beat=500_000)
         trading.start()
-        times = measure(host, trading, max(2, round(100 * rounds)))
+        times = measure(host, trading, max(2, rounds))
         core, memory = idle(Guarded(host))
     print(f"{release}, guard\n{table(times)}")
     print(f"{'guard, 50 conditions':22} {core:6.2f} % of a core, {memory:.1f} MB", end="\n\n")

@@ -2,11 +2,12 @@
 
 import json
 import subprocess
+import time
 from typing import Any
 
 from host import Host
 from trading import FLAG
-from waiting import SOON, wait_until
+from waiting import SOON, now_ns, wait_until
 
 RECORD = "/var/lib/quantum-ess/latched"
 DROP_IN = "/etc/quantum-ess/quantum-ess.conf.d/test.conf"
@@ -19,6 +20,11 @@ NOT_VERIFIED, CONFIGURATION, NOT_RELEASED, INCOMPLETE = 5, 6, 7, 8
 ACTIVE, INACTIVE = "ESS Status: ACTIVE", "ESS Status: INACTIVE"
 
 Event = dict[str, Any]
+
+
+def sent(event: Event) -> int:
+    """When that was sent to journald, which may get round to it much later; as `now_ns`."""
+    return now_ns() - (time.time_ns() - 1000 * int(event["_SOURCE_REALTIME_TIMESTAMP"]))
 
 
 class Ess:

@@ -13,10 +13,10 @@ import pytest
 
 import rules
 from host import Host
-from product import DROP_IN, RECORD, Ess
+from product import DROP_IN, RECORD, Ess, sent
 from prometheus import FILE, METRICS, PATIENCE, Market, Prometheus, Row, monitored
 from trading import FLAG
-from waiting import now_ns, wait_until
+from waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent.parent
 GUIDE = CHECKOUT / "docs/monitoring.md"
@@ -273,8 +273,7 @@ def test_a_stop_waits_for_no_metrics(desk: Desk) -> None:
     try:
         for _ in range(2):  # the second one finds a writer that hangs
             ess("activate")
-            sent = int(ess.named("complete")[-1]["_SOURCE_REALTIME_TIMESTAMP"]) * 1000
-            complete = sent - time.time_ns() + now_ns()
+            complete = sent(ess.named("complete")[-1])
             assert desk.market.last_sign_of_life() < complete
             wait_until(lambda: hangs_since(desk) > complete, PATIENCE, "a writer, after all else")  # noqa: B023
             ess("deactivate")

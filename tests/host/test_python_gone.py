@@ -16,6 +16,7 @@ from trading import FLAG, Trading
 from waiting import SOON, hold, wait_until
 
 PYTHON = "/usr/bin/python3"
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
 SCRIPTS = ("quantum-ess", "strike", "halt", "witness")
 
 
@@ -127,16 +128,23 @@ def test_a_plan_that_can_t_be_read_on(trading: Trading) -> None:
     """To a shell it looks like one that ends: the next plan's names are added. Halt alone stops."""
     host = trading.host
     take_away(host)
-    host.run(
-        "systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer"
-    )
+    host.run("systemctl", "stop", *WATCHERS)
     host.sh("sed -i '3,$d' /run/quantum-ess/plan")
-    assert host.sh("cut -d' ' -f1,2 /run/quantum-ess/plan").split("\n")[1:] == [
-        f"protect {FOUR[0]}",
-        "",
-    ]
+    assert host.read_file("/run/quantum-ess/plan").endswith(f"\nprotect {FOUR[0]} 0 0\n")
     host.run("/usr/lib/quantum-ess/halt", "--raise")
     assert not trading.remaining()
+
+
+def test_a_clock_that_does_not_answer(trading: Trading) -> None:
+    """Halt alone, which asks /proc/uptime for the time."""
+    host = trading.host
+    take_away(host)
+    host.run("systemctl", "stop", *WATCHERS)
+    fails = ("-P", "/proc/uptime", "-e", "inject=openat:error=ENOMEM")
+    command = ("/usr/lib/quantum-ess/halt", "--raise")
+    done = host.run("strace", "-qq", "-o", "/run/trace", *fails, *command)
+    assert "(INJECTED)" in host.read_file("/run/trace")
+    assert not trading.remaining(), done
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ The random ones print their seed; QUANTUM_ESS_SEED repeats a run.
 import json
 import os
 import random
-import time
-from collections.abc import Mapping
 
 import pytest
 
 from kinds import FOUR
-from product import DONE, NOT_RELEASED, Ess
+from product import DONE, NOT_RELEASED, Ess, sent
 from trading import FLAG, WAYS, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -132,11 +130,6 @@ def came_up(trading: Trading, unit: str) -> int:
 def when(ess: Ess, event: str) -> int:
     """When the last event of that name was sent, in ns."""
     return sent(ess.named(event)[-1])
-
-
-def sent(entry: Mapping[str, str]) -> int:
-    """When that was sent to journald, which may get round to it much later, in ns."""
-    return int(entry["_SOURCE_REALTIME_TIMESTAMP"]) * 1000 - time.time_ns() + now_ns()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,13 +1,12 @@
 """Release: deliberate, in order, only what ran before; a unit that fails latches all again."""
 
 import itertools
-import time
 
 import pytest
 
 from host import STAMPS, STANDIN, Host
 from kinds import FOUR, KINDS, service, standin
-from product import DONE, INACTIVE, NOT_RELEASED, RECORD, Ess, Event
+from product import DONE, INACTIVE, NOT_RELEASED, RECORD, Ess, sent
 from trading import FLAG, TRIGGER, WAYS, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -56,11 +55,6 @@ def noted(trading: Trading, stamp: str, since: int) -> dict[str, float]:
 def came_up(trading: Trading, since: int) -> dict[str, float]:
     """When each unit was up that came up after `since` (ns), in s from then, in order."""
     return noted(trading, "ActiveEnterTimestampMonotonic", since)
-
-
-def sent(event: Event) -> int:
-    """When that was sent to journald, which may get round to it much later, in ns."""
-    return now_ns() - (time.time_ns() - 1000 * int(event["_SOURCE_REALTIME_TIMESTAMP"]))
 
 
 def gaps(times: dict[str, float]) -> list[float]:
