@@ -79,7 +79,7 @@ class Release:
                 flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
                 if self.trigger == "command" and self._set_since(_started()):
-                    raise Superseded  # the flag was set (again) after this command was given
+                    raise Superseded
                 self._open(manager)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 self._remember("unlatched", to_start=units)
@@ -103,12 +103,13 @@ class Release:
         return True
 
     def _set_since(self, began: float) -> bool:
-        """Whether the flag was set after that time (epoch seconds).
+        """Whether the flag was set, for the first time or again, after that time (epoch seconds).
 
         A flag of the future was not: the clock has been set back since, and to wait until it has
         caught up could take years.
         """
-        return self.mark is not None and began < self.mark[1] / 1e9 <= time.time()
+        marks = (self.mark, latch.mark(self.group.again))
+        return any(mark is not None and began < mark[1] / 1e9 <= time.time() for mark in marks)
 
     def _finish(self, began: float) -> None:
         result = account.Account()
@@ -169,6 +170,7 @@ class Release:
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
                 record.remove(self.group.restored)
+                record.remove(self.group.again)
                 record.remove(self.group.began)
                 record.remove(self.group.withdrawn)
         self._guard()

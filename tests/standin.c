@@ -12,7 +12,7 @@
  *   standin sleep FILE S         S seconds, whatever the signal (for ExecStop= and its like)
  *   standin fail FILE            stamps once and exits 1
  *   standin exec FILE COMMAND... writes the time and becomes COMMAND: a trigger's exact beginning
- *   standin touch FILE PATH      writes the time and creates PATH: the same for the flag
+ *   standin touch FILE PATH      writes the time and does as touch(1): the same for the flag
  *
  * FILE is made by the test: SLOTS records of four 64-bit words. Record 0 counts the processes that
  * ever were, and its last word says how many ns lie between two stamps; record 1 + n % (SLOTS - 1)
@@ -28,6 +28,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -128,7 +129,7 @@ static int trigger(int argc, char **argv)
         die(argv[3]);
     }
     int fd = open(argv[3], O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-    if (fd < 0)
+    if (fd < 0 || futimens(fd, NULL))
         die(argv[3]);
     return 0;
 }

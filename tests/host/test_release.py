@@ -57,6 +57,9 @@ def came_up(trading: Trading, since: int) -> dict[str, float]:
     return noted(trading, "ActiveEnterTimestampMonotonic", since)
 
 
+SLOW = "3.21"  # seconds, of a sleep that is nobody else's
+
+
 def gaps(times: dict[str, float]) -> list[float]:
     """From each unit to the next, in s."""
     return [after - before for before, after in itertools.pairwise(times.values())]
@@ -239,6 +242,27 @@ def test_an_activation_in_the_middle_wins(trading: Trading, way: str) -> None:
     begun = now_ns()
     ess("deactivate")
     assert list(came_up(trading, begun)) == list(FOUR)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_activation_before_the_release_has_looked_wins(trading: Trading, way: str) -> None:
+    """While the deactivation's interpreter starts, which is made slow, and the flag is there."""
+    ess, python = stopped(trading), "/usr/bin/python3"
+    ess.wait_complete()
+    host = trading.host
+    host.run("mv", python, f"{python}.real")
+    slow = f'case "$*" in *deactivate*) sleep {SLOW} ;; esac'
+    host.write_file(python, f'#!/bin/sh\n{slow}\nexec {python}.real "$@"\n', 0o755)
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: host.run("pgrep", "-fx", f"sleep {SLOW}", check=False).stdout, SOON, "it")
+    pull = trading.pull(way)
+    assert pull.status == DONE, pull
+    assert release.poll() is None, "the activation was slower than the release"
+    _, said = release.communicate(timeout=SOON)
+    assert release.returncode == NOT_RELEASED, said
+    assert ess.latched() and not trading.remaining()
+    ess("deactivate")
+    trading.all_running()
 
 
 def test_release_is_repeatable(trading: Trading) -> None:

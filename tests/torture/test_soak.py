@@ -158,8 +158,10 @@ class Soak:
             self.activate()
             return
         self.note(delay := f"{self.chance.uniform(0, 0.5):.3f}")
+        which = f"stat -c '%i %.9Y' {RELEASING} 2>/dev/null || :"  # one that gave way leaves it
+        before = self.host.sh(which)
         release = self.host.spawn("quantum-ess", "deactivate")
-        begun = lambda: self.host.exists(RELEASING) or release.poll() is not None  # noqa: E731
+        begun = lambda: self.host.sh(which) != before or release.poll() is not None  # noqa: E731
         wait_until(begun, 20, "a release under way")
         self.pause(float(delay))
         pull = self.trading.pull(self.chance.choice(tuple(WAYS)))
