@@ -147,6 +147,31 @@ def test_a_clock_that_does_not_answer(trading: Trading) -> None:
     assert not trading.remaining(), done
 
 
+def test_a_look_at_the_flag_that_fails_once(trading: Trading) -> None:
+    """Whichever of halt's: it is no open latch. Halt alone again, with Python for the release."""
+    host, ess = trading.host, Ess(trading.host)
+    host.run("systemctl", "stop", "quantum-ess-sentry", *WATCHERS)
+    command = ("/usr/lib/quantum-ess/halt", "--raise")
+    for number in range(1, 13):
+        fails = ("-P", FLAG, "-e", f"inject=newfstatat:error=EIO:when={number}")
+        done = host.run("strace", "-qq", "-o", "/run/trace", *fails, *command)
+        assert "(INJECTED)" in host.read_file("/run/trace")
+        assert not trading.remaining() and host.exists(RECORD), (number, done)
+        ess("deactivate")
+        trading.all_running()
+
+
+def test_a_python_that_can_t_read_the_controller(trading: Trading) -> None:
+    """It ends with 2, which is no word of the controller's."""
+    host, ess = trading.host, Ess(trading.host)
+    host.run("mv", PYTHON, f"{PYTHON}.real")
+    fails = 'case "$*" in *--created=*) exit 2 ;; esac'  # the command's
+    host.write_file(PYTHON, f'#!/bin/sh\n{fails}\nexec {PYTHON}.real "$@"\n', 0o755)
+    done = ess("activate", check=False)
+    assert (done.returncode, done.stdout) == (INCOMPLETE, ACTIVE + "\n"), done
+    assert not trading.remaining() and host.exists(RECORD)
+
+
 @pytest.mark.parametrize(
     "said", ["a\nESS_EVENT=forg\nX=y", '", "uid": 7, "x": "1'], ids=["entry", "record"]
 )
