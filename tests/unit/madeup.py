@@ -51,7 +51,7 @@ class Host:
     def plan(self) -> list[str]:
         """The plan's protect and keep lines."""
         lines = self.compiled().plan().splitlines()[1:]
-        return [line for line in lines if not line.startswith("set ")]
+        return [line for line in lines if line.startswith(("protect ", "keep "))]
 
 
 def of(tree: dict[str, str], name: str) -> str:
