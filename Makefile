@@ -15,7 +15,7 @@ VENV := .venv/bin
 # What the package is made of; directories too, so that a deletion counts.
 SOURCES := $(shell find debian etc man monitoring quantum_ess tests/unit pyproject.toml \
 	-name __pycache__ -prune -o -print)
-SHELL_SCRIPTS := $(filter-out %/controller,$(wildcard quantum_ess/libexec/*)) \
+SHELL_SCRIPTS := $(wildcard quantum_ess/libexec/*) \
 	$(addprefix debian/quantum-ess.,postinst postrm prerm) .ci/run $(wildcard archive/*) \
 	$(filter-out %/control,$(wildcard debian/tests/*))
 

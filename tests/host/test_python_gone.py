@@ -16,6 +16,7 @@ from trading import FLAG, Trading
 from waiting import SOON, hold, wait_until
 
 PYTHON = "/usr/bin/python3"
+MODULES = "/usr/lib/python3/dist-packages/quantum_ess"
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
 SCRIPTS = ("quantum-ess", "strike", "halt", "witness")
 
@@ -161,14 +162,23 @@ def test_a_look_at_the_flag_that_fails_once(trading: Trading) -> None:
         trading.all_running()
 
 
-def test_a_python_that_can_t_read_the_controller(trading: Trading) -> None:
-    """It ends with 2, which is no word of the controller's."""
+def test_a_controller_that_python_can_t_read(trading: Trading) -> None:
+    """Not one byte of it, as from a bad sector: no status of Python's is the controller's word."""
     host, ess = trading.host, Ess(trading.host)
     host.run("mv", PYTHON, f"{PYTHON}.real")
-    fails = 'case "$*" in *--created=*) exit 2 ;; esac'  # the command's
-    host.write_file(PYTHON, f'#!/bin/sh\n{fails}\nexec {PYTHON}.real "$@"\n', 0o755)
+    fails = f"-e inject=read:error=EIO $(find {MODULES} -name '__main__*' -printf '-P %p ')"
+    traced = f"strace -f -o /run/trace {fails} {PYTHON}.real"
+    host.write_file(
+        PYTHON,
+        "#!/bin/sh\n"
+        f'case "$*" in *--created=*) exec {traced} "$@" ;; esac\n'  # the command's
+        f'exec {PYTHON}.real "$@"\n',
+        0o755,
+    )
     done = ess("activate", check=False)
+    assert "(INJECTED)" in host.read_file("/run/trace")
     assert (done.returncode, done.stdout) == (INCOMPLETE, ACTIVE + "\n"), done
+    assert "Traceback" not in done.stderr and "OSError" in done.stderr, done
     assert not trading.remaining() and host.exists(RECORD)
 
 
