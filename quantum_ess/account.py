@@ -26,7 +26,7 @@ LOCK_SECONDS = 6.0  # a neighbour may write 30 files durably, on a busy disk
 CLAIM_SECONDS = 3.0  # for who set the flag to account for it
 CLAIMANTS = ("quantum-ess", "halt")  # of libexec
 STAGES = ("stopped", "complete")  # of a trail
-MARGIN = 0.1  # seconds; PID 1 may be quicker than whoever notes the time
+MARGIN = 0.02  # seconds; the grain of the clocks that the witnesses note the time by
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
@@ -246,7 +246,7 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        began = _began(group, claim, epoch)
+        began = _began(group, claim, epoch, outcome.flag.monotonic)
         running = _running(group, outcome, began, known, account)
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
         if running or "running" in (existing or {}) or not os.path.lexists(group.restored):
@@ -262,20 +262,33 @@ def _default_actor(group: Group, request: Request, outcome: Outcome) -> actor.Ac
     return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
 
 
-def _began(group: Group, claim: dict[str, Any], epoch: float) -> float:
+def _began(group: Group, claim: dict[str, Any], epoch: float, noticed: float) -> float:
     """When the flag was set, on the monotonic clock, in seconds; never later than it was.
 
-    The earliest of what the witnesses say: a repeated activation renews the flag's mtime. But not
-    earlier than the flag's content allows: `began` may be left from a stop before this one.
+    The earliest of what the witnesses say: a repeated activation renews the flag's mtime, and where
+    /run has no inode left there is neither flag nor claim, but who was to make them noticed when.
+    But not earlier than the flag's content allows: `began` may be left from a stop before this one.
     """
-    boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    by_flag = boottime - max(0.0, time.time() - epoch)  # negative if the clock was set back
-    witnesses = [by_flag]
+    by_flag = min(time.monotonic(), epoch - _ahead(time.CLOCK_REALTIME))  # the clock was set back
+    witnesses = [by_flag, noticed]
+    boottime = _ahead(time.CLOCK_BOOTTIME)
     if isinstance(claim.get("boottime"), int | float):
-        witnesses.append(claim["boottime"])
-    witnesses += [when for when, _ in _first_blows(group)]
-    began = max(min(witnesses), by_flag - AMISS)
-    return time.monotonic() - boottime + began - MARGIN
+        witnesses.append(claim["boottime"] - boottime)
+    witnesses += [when - boottime for when, _ in _first_blows(group)]
+    return max(min(witnesses), by_flag - AMISS) - MARGIN
+
+
+def _ahead(clock: int) -> float:
+    """How far that clock is ahead of the monotonic one, in seconds.
+
+    By the quickest of several looks: whoever is interrupted between two clocks is wrong by that.
+    """
+    looks = []
+    for _ in range(10):
+        before = time.monotonic()
+        ahead = time.clock_gettime(clock) - before
+        looks.append((time.monotonic() - before, ahead))
+    return min(looks)[1]
 
 
 def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
@@ -326,7 +339,7 @@ def _running(
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
-    boottime = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    boottime = _ahead(time.CLOCK_BOOTTIME)
     # Of a flag that PID 1 does not see (a symlink that dangles) too. A release removes these words.
     for when, alive in _first_blows(group):
         if when - boottime >= began - LATE:
@@ -335,7 +348,8 @@ def _running(
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager(PATIENCE + len(plan.protect) / 500) as manager:
-            began = _first_reaction(manager, group, began)
+            # Never 0, the stamp of a unit that has not come to rest in this boot.
+            began = max(_first_reaction(manager, group, began), MARGIN)
             for unit in systemd.covered(manager, plan):
                 # At rest, a unit may be forgotten any time since it was listed; the kill knows it.
                 with suppress(systemd.Refused):
@@ -353,14 +367,12 @@ def _running(
 def _first_reaction(manager: Manager, group: Group, began: float) -> float:
     """When PID 1 began to stop units, if that was before the flag's time as it is known.
 
-    Started as a unit, it does so before `halt` sets the flag; and a flag that has gone again has
-    no time at all.
+    It may come before `halt` has set the flag (the activation is a unit) and before anybody has
+    noted when a flag was seen that has gone again. Of one transaction PID 1 runs the jobs of
+    targets before those of services (unit_compare_priority in its source).
     """
-    for unit in (group.activation, group.trigger):
-        stamp = _stamp(manager, manager.load(unit), "InactiveExitTimestampMonotonic") - 0.1
-        if began - RECENT < stamp < began:
-            began = stamp
-    return began
+    stamp = _stamp(manager, manager.load(group.halt), "InactiveExitTimestampMonotonic")
+    return stamp if began - RECENT < stamp < began else began
 
 
 def _stamp(manager: Manager, path: str, name: str) -> float:

@@ -198,7 +198,8 @@ def incident(number: int | None) -> str:
 def since(group: Group) -> tuple[str, float]:
     """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
 
-    The mtime is finer than the content, but somebody may have touched the flag again.
+    The mtime is finer than the content, but somebody may have touched the flag again. Of an empty
+    record that latches in its place, the mtime.
     """
     try:
         mtime = os.lstat(group.flag).st_mtime
@@ -208,7 +209,7 @@ def since(group: Group) -> tuple[str, float]:
         finally:
             os.close(fd)
     except OSError:
-        return now(), time.time()
+        text, mtime = "", _since_record(group)
     if is_time(text):
         import calendar
 
@@ -217,6 +218,17 @@ def since(group: Group) -> tuple[str, float]:
     if not 0 <= mtime < 253402300800:  # touched with a year of more or less than four digits
         return now(), time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(mtime)), mtime
+
+
+def _since_record(group: Group) -> float:
+    """When `shut` made the record instead of the flag, in epoch seconds; now if it did not."""
+    try:
+        status = os.lstat(group.record)
+        if status.st_size == 0 and not os.path.lexists(group.flag):
+            return status.st_mtime
+    except OSError:
+        pass
+    return time.time()
 
 
 def reason(group: Group) -> str:

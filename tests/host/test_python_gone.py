@@ -5,6 +5,7 @@ The sentry is stopped as well: it would be quicker than PID 1 in everything.
 
 import json
 import re
+import time
 
 import pytest
 
@@ -160,6 +161,17 @@ def test_a_look_at_the_flag_that_fails_once(trading: Trading) -> None:
         assert not trading.remaining() and host.exists(RECORD), (number, done)
         ess("deactivate")
         trading.all_running()
+
+
+def test_what_its_operator_stopped_is_no_work_of_halt(trading: Trading) -> None:
+    """Also with a flag that has gone again, of which nobody can say how old it was."""
+    host = trading.host
+    host.run("systemctl", "stop", "quantum-ess-sentry", *WATCHERS, FOUR[3])
+    time.sleep(0.3)
+    fails = ("-P", FLAG, "-e", "inject=statx:error=ENOENT")  # stat(1)'s
+    host.run("strace", "-fqq", "-o", "/run/trace", *fails, "/usr/lib/quantum-ess/halt", "--raise")
+    assert "(INJECTED)" in host.read_file("/run/trace")
+    assert json.loads(host.read_file(RECORD))["running"] == sorted(FOUR[:3])
 
 
 def test_a_controller_that_python_can_t_read(trading: Trading) -> None:
