@@ -32,7 +32,8 @@ ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
 LONGEST_REASON = 200  # characters of it in a line of the trail; the field has them all
 LATE = 10.0  # seconds from a kill until a flag that PID 1 sees: the watch's period, twice
-RECENT = 2.0  # seconds that a unit's start may have come before its flag
+RECENT = 2.0  # seconds that PID 1 may have been quicker than whoever notes the time
+SLOW = 30.0  # the same, of a halt target that is active: of this stop, for a release ends it
 
 
 class Account:
@@ -246,7 +247,7 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        began = _began(group, claim, epoch, outcome.flag.monotonic)
+        began = _began(group, epoch, outcome.flag.monotonic)
         running = _running(group, outcome, began, known, account)
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
         if running or "running" in (existing or {}) or not os.path.lexists(group.restored):
@@ -262,20 +263,19 @@ def _default_actor(group: Group, request: Request, outcome: Outcome) -> actor.Ac
     return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
 
 
-def _began(group: Group, claim: dict[str, Any], epoch: float, noticed: float) -> float:
+def _began(group: Group, epoch: float, noticed: float) -> float:
     """When the flag was set, on the monotonic clock, in seconds; never later than it was.
 
-    The earliest of what the witnesses say: a repeated activation renews the flag's mtime, and where
-    /run has no inode left there is neither flag nor claim, but who was to make them noticed when.
-    But not earlier than the flag's content allows: `began` may be left from a stop before this one.
+    The earliest of what the witnesses say: the flag's own time; the process's that was to set it,
+    for where /run has no inode left there is no flag; the first blows', for a flag may have been
+    touched again, be gone by now or, the clock set back, be of the future. Blows of an earlier stop
+    say nothing, if they were left.
     """
-    by_flag = min(time.monotonic(), epoch - _ahead(time.CLOCK_REALTIME))  # the clock was set back
-    witnesses = [by_flag, noticed]
+    by_flag = min(time.monotonic(), epoch - _ahead(time.CLOCK_REALTIME))
+    known = min(by_flag, noticed)
     boottime = _ahead(time.CLOCK_BOOTTIME)
-    if isinstance(claim.get("boottime"), int | float):
-        witnesses.append(claim["boottime"] - boottime)
-    witnesses += [when - boottime for when, _ in _first_blows(group)]
-    return max(min(witnesses), by_flag - AMISS) - MARGIN
+    blows = [when - boottime for when, _ in _first_blows(group)]
+    return min([known, *(when for when in blows if when > known - AMISS)]) - MARGIN
 
 
 def _ahead(clock: int) -> float:
@@ -369,10 +369,13 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
 
     It may come before `halt` has set the flag (the activation is a unit) and before anybody has
     noted when a flag was seen that has gone again. Of one transaction PID 1 runs the jobs of
-    targets before those of services (unit_compare_priority in its source).
+    targets before those of services (unit_compare_priority in its source), and those of timers
+    right before them.
     """
-    stamp = _stamp(manager, manager.load(group.halt), "InactiveExitTimestampMonotonic")
-    return stamp if began - RECENT < stamp < began else began
+    path = manager.load(group.halt)
+    stamp = _stamp(manager, path, "InactiveExitTimestampMonotonic") - MARGIN
+    active = manager.get(path, "Unit", "ActiveState") == "active"
+    return stamp if began - (SLOW if active else RECENT) < stamp < began else began
 
 
 def _stamp(manager: Manager, path: str, name: str) -> float:

@@ -127,7 +127,6 @@ def _claim(group: Group, request: Request, flag: latch.Flag) -> None:
         "trigger": request.trigger,
         "reason": request.reason,
         "actor": actor.current(),
-        "boottime": time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic() + flag.monotonic,
     }
     path = record.claim_path(group, flag.inode or 0)
     try:

@@ -1,9 +1,12 @@
 """What was once found broken, each held by the test that showed it; three hosts a release."""
 
 import contextlib
+import json
 import os
 import signal
 from pathlib import Path
+
+import pytest
 
 from faults.files import RUN_FULL, VAR_FULL
 from host import Host
@@ -68,6 +71,21 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
     assert ess.first_line() == ACTIVE
     assert not trading.alive()
     assert len(ess.named("released")) == 2
+
+
+@pytest.mark.parametrize("python", [True, False], ids=["python", "halt"])
+def test_what_pid_1_stopped_long_before_anybody_noted_a_time(
+    trading: Trading, python: bool
+) -> None:
+    """By unit: PID 1 stops first, and whoever sets the flag is slow to begin."""
+    host, halt = trading.host, "/usr/lib/quantum-ess/halt"
+    host.run("systemctl", "stop", SENTRY, "quantum-ess.path")
+    host.run("mv", halt, f"{halt}.real")
+    host.write_file(halt, f'#!/bin/sh\nsleep 3\nexec {halt}.real "$@"\n', 0o755)
+    if not python:
+        host.run("mv", "/usr/bin/python3", "/usr/bin/python3.away")
+    host.run("systemctl", "start", "quantum-ess.service")
+    assert sorted(json.loads(host.read_file(RECORD))["running"]) == sorted(FOUR)
 
 
 def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Trading) -> None:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from conftest import CHECKOUT
+from faults.files import RUN_WITHOUT_INODES
 from host import Host
 from kinds import FOUR, REDIS, ROUNDS
 from product import ACTIVE, INCOMPLETE, RECORD, Ess
@@ -178,8 +179,9 @@ def test_a_controller_that_python_can_t_read(trading: Trading) -> None:
     """Not one byte of it, as from a bad sector: no status of Python's is the controller's word."""
     host, ess = trading.host, Ess(trading.host)
     host.run("mv", PYTHON, f"{PYTHON}.real")
-    fails = f"-e inject=read:error=EIO $(find {MODULES} -name '__main__*' -printf '-P %p ')"
-    traced = f"strace -f -o /run/trace {fails} {PYTHON}.real"
+    which = "-path '/usr/lib/*-ess/*' -o -name '__main__*'"
+    files = f"$(find /usr/lib/quantum-ess {MODULES} {which} | sed 's/^/-P /')"
+    traced = f"strace -f -o /run/trace -e inject=read:error=EIO {files} {PYTHON}.real"
     host.write_file(
         PYTHON,
         "#!/bin/sh\n"
@@ -192,6 +194,19 @@ def test_a_controller_that_python_can_t_read(trading: Trading) -> None:
     assert (done.returncode, done.stdout) == (INCOMPLETE, ACTIVE + "\n"), done
     assert "Traceback" not in done.stderr and "OSError" in done.stderr, done
     assert not trading.remaining() and host.exists(RECORD)
+
+
+def test_a_python_that_ends_late_and_badly_with_no_inode_in_run(trading: Trading) -> None:
+    """By its own status 2; nothing but the command knows by then when it began."""
+    host = trading.host
+    host.run("systemctl", "stop", "quantum-ess-sentry", *WATCHERS)
+    host.run("mv", PYTHON, f"{PYTHON}.real")
+    host.write_file(PYTHON, "#!/bin/sh\nsleep 0.5\nexit 2\n", 0o755)
+    with RUN_WITHOUT_INODES.made(host):
+        done = Ess(host)("activate", check=False)
+    assert done.returncode == INCOMPLETE, done
+    assert not trading.remaining()
+    assert json.loads(host.read_file(RECORD))["running"] == sorted(FOUR)
 
 
 @pytest.mark.parametrize(

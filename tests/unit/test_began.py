@@ -1,4 +1,4 @@
-"""When a stop began, where nothing in /run could be made to say so."""
+"""When a stop began, by what is left of its witnesses."""
 
 import os
 import time
@@ -14,34 +14,58 @@ GRAIN = 1.0  # seconds; far from what is told apart here
 
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    os.mkdir(tmp_path / "state")
+    for name in ("run", "state"):
+        os.mkdir(tmp_path / name)
     return Group(f"{tmp_path}/flag", f"{tmp_path}/run", f"{tmp_path}/state")
 
 
+def blow(group: Group, ago: float) -> None:
+    """Leave word of a first blow, in milliseconds as libexec/strike does."""
+    when = time.clock_gettime(time.CLOCK_BOOTTIME) - ago
+    with open(group.began, "a") as file:
+        file.write(f"{int(1000 * when)} quantum-execution.service\n")
+
+
+def age(group: Group, noticed: float, flag: float) -> float:
+    """Seconds since the stop began, if a process saw it and the flag was set that long ago."""
+    now = time.monotonic()
+    return now - account._began(group, time.time() - flag, now - noticed)
+
+
 def test_by_who_was_to_set_the_flag(group: Group) -> None:
-    noticed = time.monotonic() - 1.5
-    began = account._began(group, {}, time.time(), noticed)
-    assert noticed - account.MARGIN - GRAIN < began < noticed
+    """Nothing in /run: no flag, no word of a blow."""
+    assert age(group, 1.5, 0) == pytest.approx(1.5, abs=GRAIN)
+
+
+def test_by_the_first_blow(group: Group) -> None:
+    """The flag was touched again, or is of the future, or has gone."""
+    blow(group, 4.0)
+    blow(group, 2.0)
+    for flag in (1.0, -3600.0, 0.0):
+        assert age(group, 0.5, flag) == pytest.approx(4.0, abs=GRAIN)
+
+
+def test_not_by_a_blow_of_an_earlier_stop(group: Group) -> None:
+    blow(group, 100.0)
+    assert age(group, 0.5, 3.0) == pytest.approx(3.0, abs=GRAIN)
+
+
+def test_by_the_flag_however_late_the_account_is(group: Group) -> None:
+    blow(group, 3601.0)
+    assert age(group, 0.5, 3600.0) == pytest.approx(3601.0, abs=GRAIN)
 
 
 def test_by_the_empty_record_that_latches_instead(group: Group) -> None:
-    assert abs(latch.since(group)[1] - time.time()) < GRAIN, "neither is there"
+    assert latch.since(group)[1] == pytest.approx(time.time(), abs=GRAIN), "neither is there"
     when = time.time() - 3
     Path(group.record).touch()
     os.utime(group.record, (when, when))
     since, epoch = latch.since(group)
-    assert abs(epoch - when) < GRAIN
+    assert epoch == pytest.approx(when, abs=GRAIN)
     assert since == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
-    began = account._began(group, {}, epoch, time.monotonic())
-    assert abs(began - (time.monotonic() - 3)) < GRAIN
 
 
 def test_not_by_a_record_that_is_written(group: Group) -> None:
     Path(group.record).write_text("{}")
     os.utime(group.record, (1, 1))
-    assert abs(latch.since(group)[1] - time.time()) < GRAIN
-
-
-def test_not_earlier_than_the_flag_allows(group: Group) -> None:
-    began = account._began(group, {"boottime": 1.0}, time.time(), time.monotonic())
-    assert abs(began - (time.monotonic() - account.AMISS)) < GRAIN
+    assert latch.since(group)[1] == pytest.approx(time.time(), abs=GRAIN)
