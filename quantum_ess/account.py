@@ -89,7 +89,7 @@ def _released(group: Group, outcome: Outcome, incident: str) -> bool:
         return False
     if outcome.flag.inode is not None:
         return bool((record.load(group.released) or {}).get("incident") == incident)
-    return os.path.lexists(group.run + "/releasing")
+    return record.under_way(group)
 
 
 def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:

@@ -37,18 +37,30 @@ class Request:
 
 
 class Strike:
-    """The kill, repeated until nothing lives: each blow looks at the cgroups afresh."""
+    """The kill, repeated until nothing lives: each blow looks at the cgroups afresh.
 
-    __slots__ = ("began", "hit", "plan", "warned")
+    latch: of whose group; who has only seen a flag kills no longer than it is shut, for a release
+    may be starting units by now. None: it is to be shut, whether that works or not.
+    """
 
-    def __init__(self, the_plan: plan.Plan) -> None:
+    __slots__ = ("began", "hit", "latch", "plan", "warned")
+
+    def __init__(self, the_plan: plan.Plan, latch: Group | None = None) -> None:
         self.plan = the_plan
+        self.latch = latch
         self.began = time.monotonic()
         self.hit: list[str] = []  # units that were seen alive
         self.warned: set[str] = set()  # category 1: SIGTERM sent
 
+    @property
+    def wanted(self) -> bool:
+        """Asked twice: a look at the flag that fails is no open latch."""
+        return self.latch is None or self.latch.latched() or self.latch.latched()
+
     def blow(self) -> list[str]:
         """Kill what lives in protected cgroups; returns the units that were alive just now."""
+        if not self.wanted:
+            return []
         living = [f for f in cgroup.find(self.plan) if cgroup.populated(f.path)]
         for found in living:
             if time.monotonic() - self.began >= found.how.grace:
@@ -81,7 +93,7 @@ class Outcome:
 def activate(group: Group, request: Request) -> Outcome:
     """Stop every protected unit and latch. Raises nothing: the outcome says what went wrong."""
     flag = _flag(group, request)
-    strike = Strike(plan.read(group))
+    strike = Strike(plan.read(group), group if request.trigger == "flag" else None)
     strike.blow()
 
     # The first blow has fallen. From here on things may be slow, but everything is bounded.
@@ -175,7 +187,7 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
         restless = True
         try:
             manager = manager or _connect(deadline)
-            restless = push(manager, strike.plan)
+            restless = strike.wanted and push(manager, strike.plan)
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"

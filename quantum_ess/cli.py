@@ -207,10 +207,10 @@ def deactivate(group: Group, args: argparse.Namespace) -> int:
         start = not args.no_start
         only = tuple(args.only) if args.only else None
         released = release.deactivate(group, trigger, reason, start, progress, only)
-    if released:
-        print(_title(group, "INACTIVE"))
-    elif trigger == "command":
-        print(f"{_title(group, 'INACTIVE')}\nwas not active; nothing was started")
+        if released:
+            progress.line(_title(group, "INACTIVE"))
+        elif trigger == "command":
+            progress.line(f"{_title(group, 'INACTIVE')}\nwas not active; nothing was started")
     return 0
 
 

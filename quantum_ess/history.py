@@ -107,7 +107,10 @@ def fold(group: Group, quiet: float = QUIET) -> None:
 
 def waiting(group: Group) -> list[Entry]:
     """Records that are not in the file yet, oldest first."""
-    found = [_body(path) for path in (*_listed(group.history_spool), *_listed(group.refused))]
+    found = []
+    for path in (*_listed(group.history_spool), *_listed(group.refused)):
+        with suppress(OSError):
+            found.append(_body(path))
     return [new for new in found if new]
 
 
@@ -190,6 +193,12 @@ def _recorded(group: Group, new: Entry) -> bool:
     return False
 
 
+def _there(group: Group, new: Entry) -> bool:
+    """Whether one of the last records is that very one."""
+    known = (parse(raw) for raw in _tail(group.history).split(b"\n"))
+    return any(old == {"n": old["n"], "prev": old["prev"], **new} for old in known if old)
+
+
 def _try(group: Group, new: Entry) -> str:
     try:
         _write(group, new)
@@ -211,9 +220,10 @@ def _write(group: Group, new: Entry) -> None:
     finally:
         os.close(fd)
     if created:
-        os.chmod(group.history, 0o644)
-        records.sync_directory(group.state)
-    with suppress(OSError):  # the record is there: the head only guards it
+        with suppress(OSError):  # the record is there: kept as well, it would be added twice
+            os.chmod(group.history, 0o644)
+            records.sync_directory(group.state)
+    with suppress(OSError):  # the head only guards it
         records.write(group.history_head, f"{last.n + 1} {digest(data)}\n".encode())
 
 
@@ -284,10 +294,14 @@ def _keep(group: Group, new: Entry) -> None:
 
 def _flush(group: Group) -> str:
     for path in _listed(group.history_spool):
-        found = _body(path)
-        problem = _try(group, found) if found else ""
-        if problem:
-            return problem
+        try:
+            found = _body(path)
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        if found and not _there(group, found):  # after a flush that ended before it was removed
+            problem = _try(group, found)
+            if problem:
+                return problem
         with suppress(OSError):
             os.unlink(path)
     return ""
@@ -304,13 +318,22 @@ def _listed(directory: str) -> list[str]:
 
 
 def _body(path: str) -> Entry | None:
-    """A record that waits, None for what is none; the shell gives the time in epoch seconds."""
+    """A record that waits, None for what is none; the shell gives the time in epoch seconds.
+
+    Raises OSError: it can't be read now.
+    """
     try:
         with open(path, "rb", opener=_open) as file:
-            found = json.loads(file.read(TAIL))
+            data = file.read(TAIL)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP):
+            return None  # it has gone, or is no file
+        raise
+    try:
+        found = json.loads(data)
         if "time" not in found:
             found = {"time": stamp(float(found["epoch"])), **found}
         whole = all(isinstance(found[key], str) for key in ("time", "event", "incident"))
         return found if whole else None
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None

@@ -61,6 +61,11 @@ def shut(group: Group) -> Flag:
         os.close(fd)
     except OSError as error:
         return Flag(None, False, f"{problem}; {group.record}: {error.strerror}", held=False)
+    try:
+        if not os.path.lexists(group.flag):
+            os.unlink(group.seen)  # of an earlier flag: the absence of this one is no release
+    except OSError:
+        pass  # it is not there
     return Flag(None, False, problem)
 
 

@@ -64,7 +64,10 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
     nothing did. What went wrong stays noted, and the watch timer tries again.
     """
     with records.lock(group.run + "/marker.lock", 2.0) as locked:
-        marker = _wanted(group) if locked else None
+        try:
+            marker = _wanted(group) if locked else None
+        except OSError as error:
+            return "SET" if group.latched() else "CLEARED", f"{error.filename}: {error.strerror}"
         if marker is None:
             return "", None
         if plan.options.get("redis.enabled", "yes") != "yes":
@@ -77,6 +80,7 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
 
 
 def _wanted(group: Group) -> Marker | None:
+    """What Redis should say, None if nothing is owed. Raises OSError."""
     volatile = os.path.lexists(group.pending_marker_volatile)  # then it is the newer one
     path = group.pending_marker_volatile if volatile else group.pending_marker
     try:
@@ -88,7 +92,7 @@ def _wanted(group: Group) -> Marker | None:
         return Marker(since, event)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         with suppress(OSError):
             records.remove(path)  # garbage: the next transition writes it anew
         return None
@@ -115,8 +119,8 @@ def renew(group: Group, ask: Ask) -> str:
     redisclient.Client.ask raises. Under the lock of `settle`, so that no release is overtaken.
     """
     with records.lock(group.run + "/marker.lock", 0.0) as locked:
-        owed = (group.pending_marker, group.pending_marker_volatile, group.run + "/releasing")
-        if not locked or any(map(os.path.lexists, owed)):
+        owed = (group.pending_marker, group.pending_marker_volatile)
+        if not locked or any(map(os.path.lexists, owed)) or records.under_way(group):
             return ""
         known = records.load(group.record if group.latched() else group.released) or {}
         since = known.get("since")

@@ -95,6 +95,8 @@ def _put(group: Group, kind: str, name: str, job: Job) -> None:
             return
         except OSError as error:
             problem = error
+            with suppress(OSError):  # it may be there all the same: not twice
+                record.remove(f"{place}/{name}")
     raise problem
 
 

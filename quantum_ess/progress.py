@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 CLEAR = "\r\033[K"
@@ -14,11 +15,12 @@ CLEAR = "\r\033[K"
 class Progress:
     """Lines of finished work, and on a terminal one more: what is being done now.
 
-    quiet: nothing at all, for output that programs read.
+    quiet: nothing at all, for output that programs read. Never raises: that nobody reads it any
+    more (a closed pipe, a lost terminal, a full disk) must not end the work, such as a release.
     """
 
     def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
-        self._out = out or sys.stdout
+        self._out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
         self._quiet = quiet
         self._live = not quiet and self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
@@ -47,5 +49,10 @@ class Progress:
             self._write(CLEAR)
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError:
+            self._quiet, self._live = True, False
+            with suppress(OSError):  # what is left in the buffer must not fail at the exit again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

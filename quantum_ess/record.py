@@ -59,7 +59,7 @@ def _lock(fd: int, deadline: float) -> bool:
 def load(path: str) -> Record | None:
     """The record in that file, {} if it is there but says nothing usable, None if there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _open_once_more(path)
     except FileNotFoundError:
         return None
     except OSError:
@@ -73,10 +73,20 @@ def load(path: str) -> Record | None:
     return _checked(data) if isinstance(data, dict) else {}
 
 
+# No single call that fails may empty a record: a release that could not read what ran before would
+# start nothing, or what did not run.
+def _open_once_more(path: str) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except OSError:
+        return os.open(path, flags)
+
+
 def _read(fd: int) -> bytes:
     """All of a file, with read(2) alone: what open() asks of it first could fail as well.
 
-    A release that could not read what ran before would start nothing. Raises OSError.
+    Raises OSError.
     """
     data = b""
     while part := _once_more(fd, LONGEST - len(data)):
@@ -172,6 +182,13 @@ def text(path: str, most: int = 4096) -> str:
             return file.read(most).strip()
     except OSError:
         return ""
+
+
+def under_way(group: Group) -> bool:
+    """Whether a release is at work: its note is there, and so is the process that wrote it."""
+    path = group.run + "/releasing"
+    found = re.search(r'"pid": (\d+)', text(path, LONGEST))
+    return os.path.lexists(f"/proc/{found[1]}" if found else path)
 
 
 def claim_path(group: Group, inode: int) -> str:

@@ -75,8 +75,10 @@ class Release:
         try:
             with Manager(timeout=5.0) as manager:
                 units = self._to_start(manager) if start else []
-                record.store(self._under_way, {**self.record, "running": units})
-                flush(self.group)
+                note = {**self.record, "running": units, "pid": os.getpid(), "by": self.trigger}
+                record.store(self._under_way, note)
+                with record.lock(self.group.lock, account.LOCK_SECONDS):
+                    flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
                 if self.trigger == "command" and self._set_since(_started()):
                     raise Superseded
@@ -86,7 +88,8 @@ class Release:
                 for unit in units:
                     self._start(manager, unit)
                 self._guard()
-            self._finish(began)
+            notes = self._clear_marker()
+            self._guard()
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
             self._remember("release-superseded")
@@ -100,6 +103,7 @@ class Release:
             self._give_up(f"systemd: {error}")
         except OSError as error:
             self._give_up(f"{error.filename}: {error.strerror}")
+        self._finish(began, notes)
         return True
 
     def _set_since(self, began: float) -> bool:
@@ -111,24 +115,28 @@ class Release:
         marks = (self.mark, latch.mark(self.group.again))
         return any(mark is not None and began < mark[1] / 1e9 <= time.time() for mark in marks)
 
-    def _finish(self, began: float) -> None:
+    def _clear_marker(self) -> list[str]:
         result = account.Account()
         with record.lock(self.group.lock, account.LOCK_SECONDS):
             if not self.group.latched():  # else the marker is the activation's
                 with contextlib.suppress(OSError):
                     marker.want(self.group, None, time.time(), self.incident, "")
                 account.tell_redis(self.trail, self.plan, result)
-        self._guard()
+        return result.notes
+
+    def _finish(self, began: float, notes: list[str]) -> None:
+        """It is over: what fails from here on is a note, and undoes nothing."""
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
-        result.notes += self._remember("released", release_ms=usec // 1000)
-        result.notes += self._announce("deactivate")
+        notes += self._remember("released", release_ms=usec // 1000)
+        notes += self._announce("deactivate")
+        notes += [f"audit entry lost: {why}" for why in self.trail.lost]
         with contextlib.suppress(OSError):
             record.remove(self._under_way)
             if self.number:
                 record.remove(record.claim_path(self.group, self.number))
         refresh.metrics()
-        for note in result.notes:
+        for note in notes:
             self.say(f"note: {note}")
 
     def _remember(self, event: str, **facts: object) -> list[str]:
@@ -167,6 +175,8 @@ class Release:
             record.store(self.group.released, {**self.record, "incident": self.incident})
             record.remove(self.group.record)
             record.sync_directory(self.group.state)
+            with contextlib.suppress(OSError):  # whatever becomes of us, Redis is told
+                marker.want(self.group, None, time.time(), self.incident, "")
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
                 record.remove(self.group.restored)

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 
 from quantum_ess import record as records
 from quantum_ess.actor import Actor
@@ -34,7 +35,11 @@ class Trail:
 
     def log(self, event: str, text: str, *, priority: int = CRIT, **more: object) -> None:
         """Log one event. text: without the [ESS AUDIT] prefix. more: unit, usec, actor, reason."""
-        fields = self._fields(event, text, priority)
+        try:
+            fields = self._fields(event, text, priority)
+        except OSError as error:  # no random number for the entry's id
+            self.lost.append(f"{text}: {error.strerror}")
+            return
         fields.update({f"ESS_{key.upper()}": str(value) for key, value in more.items()})
         entry = encode(fields)
         if spooled(self.group) or not send(entry):
@@ -73,6 +78,8 @@ class Trail:
                 return
             except OSError as error:
                 problem = f"{directory}: {error.strerror}"
+                with suppress(OSError):  # it may be there all the same: not twice
+                    records.remove(f"{directory}/{name}")
         self.lost.append(problem)
 
 
@@ -95,22 +102,22 @@ def encode(fields: dict[str, str]) -> bytes:
 
 def send(entry: bytes) -> bool:
     """Give one entry to journald; False if it did not take it at once."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.sendto(entry, JOURNAL)
-            return True
-        except OSError:
-            return False
+    except OSError:
+        return False
+    return True
 
 
 def listens() -> bool:
     """Whether anybody listens where journald should."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.connect(JOURNAL)
-            return True
-        except OSError:
-            return False
+    except OSError:
+        return False
+    return True
 
 
 def spooled(group: Group) -> list[str]:

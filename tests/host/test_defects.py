@@ -88,6 +88,21 @@ def test_what_pid_1_stopped_long_before_anybody_noted_a_time(
     assert sorted(json.loads(host.read_file(RECORD))["running"]) == sorted(FOUR)
 
 
+def test_a_start_refused_before_there_is_a_record(trading: Trading) -> None:
+    """It belongs to the incident that the flag began."""
+    host, ess = trading.host, Ess(trading.host)
+    watchers = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", SENTRY, *watchers, FOUR[3])
+    host.run("touch", FLAG)
+    assert host.run("systemctl", "start", FOUR[3], check=False).returncode != 0
+    (refused,) = ess.wait_event("refused")
+    boot = host.read_file("/proc/sys/kernel/random/boot_id")
+    inode = host.run("stat", "-c", "%i", FLAG).stdout.strip()
+    assert refused["ESS_INCIDENT"] == f"{boot[:8]}-{inode}"
+    ess("activate")
+    assert ess.incidents() == [refused["ESS_INCIDENT"]]
+
+
 def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Trading) -> None:
     """A release that took it for empty started nothing. No call of the reading but one may fail."""
     host, ess = trading.host, Ess(trading.host)

@@ -265,6 +265,55 @@ def test_an_activation_before_the_release_has_looked_wins(trading: Trading, way:
     trading.all_running()
 
 
+def test_output_that_nobody_reads_is_no_failure(brisk: Trading) -> None:
+    """Neither a full disk nor a closed pipe stops again what has been started."""
+    host = brisk.host
+    for number, command in enumerate(("quantum-ess deactivate >/dev/full", DEAF), 1):
+        ess = stopped(brisk)
+        host.sh(command)
+        ess.wait_event("released", number)
+        brisk.all_running()
+        assert ess.first_line() == INACTIVE
+    assert ess.named("release-failed") == []
+
+
+# Its reader has gone before it writes a line; sh(1) has no pipefail.
+DEAF = "{ sleep 0.2; quantum-ess deactivate; echo $? >/run/status; } | true; grep -qx 0 /run/status"
+
+
+def marker(host: Host) -> str:
+    """What Redis says."""
+    return host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip()
+
+
+@pytest.mark.parametrize("way", ["command", "flag"])
+def test_a_release_that_is_killed(trading: Trading, way: str) -> None:
+    """By flag nobody would see it: the watch goes on. By command its caller does."""
+    host = trading.host
+    Ess(host).configure("[resume]\nsettle = 2s\n")
+    ess = stopped(trading)
+    begun = now_ns()
+    release = "quantum-ess-release.service"
+    if way == "flag":
+        host.run("rm", FLAG)
+    else:
+        command = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: FOUR[0] in trading.born_after(begun), 10, "the first unit")
+    if way == "flag":
+        host.run("systemctl", "kill", "--signal=KILL", release)
+        ess.wait_event("released", timeout=60)
+        trading.all_running()
+    else:
+        host.sh("kill -KILL $(pgrep -f '[c]ontroller deactivate')")
+        command.communicate(timeout=SOON)
+        wait_until(lambda: not marker(host), 30, "a marker that is gone")
+        assert "was interrupted" in ess("status").stdout
+        assert not trading.living(FOUR[3])
+        ess("deactivate")
+        trading.all_running()
+    assert not marker(host)
+
+
 def test_release_is_repeatable(trading: Trading) -> None:
     """Ten cycles in a row: nothing wears out, no start limit is hit, no incident is shared."""
     ess = Ess(trading.host)

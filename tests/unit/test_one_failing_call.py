@@ -1,0 +1,188 @@
+"""One call fails, once: nothing is lost, doubled or taken for something else by it."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from madeup import HERE
+
+from quantum_ess import activate, cgroup, history, latch, marker, outbox, plan, record, trail
+from quantum_ess.group import Group
+from quantum_ess.progress import Progress
+
+STRIKE = HERE / "quantum_ess/libexec/strike"
+Fail = Callable[[Any, str, str, int], None]
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    for name in ("run", "state"):
+        os.mkdir(tmp_path / name)
+    return Group(f"{tmp_path}/flag", f"{tmp_path}/run", f"{tmp_path}/state")
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Make the first call of module.name with that in its arguments end with that error."""
+
+    def fail(module: Any, name: str, about: str, error: int) -> None:
+        real, left = getattr(module, name), [1]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if left and about in str(args):
+                left.clear()
+                raise OSError(error, os.strerror(error), *args[:1])
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    return fail
+
+
+def entry(event: str = "activated") -> dict[str, Any]:
+    return history.entry(event, "0badcafe-7")
+
+
+def events(group: Group) -> list[str]:
+    """What the history has, in order."""
+    return [line.entry["event"] for line in history.lines(group.history) if line.entry]
+
+
+def test_journald_without_a_socket_to_ask_it_by(group: Group, fail: Fail) -> None:
+    fail(socket, "socket", "", errno.EMFILE)
+    entries = trail.Trail(group, "0badcafe-7", {})
+    entries.log("released", "ESS DEACTIVATION COMPLETE")
+    assert entries.kept == 1 and not entries.lost
+    assert len(trail.spooled(group)) == 1
+
+
+def test_an_entry_without_a_random_number(group: Group, fail: Fail) -> None:
+    fail(os, "urandom", "", errno.EAGAIN)
+    entries = trail.Trail(group, "0badcafe-7", {})
+    entries.log("released", "ESS DEACTIVATION COMPLETE")
+    assert entries.lost or entries.kept, "neither lost nor kept"
+
+
+@pytest.mark.parametrize("kind", ["trail", "outbox"])
+def test_what_is_written_but_not_known_to_last_is_not_written_twice(
+    group: Group, fail: Fail, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "send", lambda _: False)
+    os.makedirs(group.spool)
+    os.makedirs(f"{group.state}/hooks")
+    fail(record, "sync_directory", group.state, errno.EIO)
+    if kind == "trail":
+        trail.Trail(group, "0badcafe-7", {}).log("released", "ESS DEACTIVATION COMPLETE")
+        assert len(trail.spooled(group)) == 1
+    else:
+        outbox._put(group, "hooks", "activate.0badcafe-7", {"transition": "activate"})
+        assert len(outbox.jobs(group, "hooks")) == 1
+
+
+def test_a_history_that_is_new(group: Group, fail: Fail) -> None:
+    fail(record, "sync_directory", group.state, errno.EIO)
+    assert history.append(group, entry()) == ""
+    assert history.flush(group) == ""
+    assert events(group) == ["activated"]
+
+
+def test_a_record_of_the_history_that_waits(group: Group, fail: Fail) -> None:
+    history._keep(group, entry())
+    fail(os, "open", "history-spool", errno.EMFILE)
+    assert os.strerror(errno.EMFILE) in history.flush(group)
+    assert history.flush(group) == ""
+    assert events(group) == ["activated"]
+
+
+def test_a_record_that_was_added_and_still_waits(group: Group, fail: Fail) -> None:
+    history._keep(group, entry())
+    history._keep(group, entry("released"))
+    fail(os, "unlink", "history-spool", errno.EIO)
+    assert history.flush(group) == ""
+    assert history.flush(group) == ""
+    assert events(group) == ["activated", "released"]
+    assert not os.listdir(group.history_spool)
+
+
+def test_what_redis_is_owed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker.want(group, None, 0.0, "0badcafe-7", "")
+    with monkeypatch.context() as patch:
+        error = OSError(errno.ENFILE, os.strerror(errno.ENFILE), group.pending_marker)
+        patch.setattr(marker, "_wanted", lambda _: (_ for _ in ()).throw(error))
+        done, problem = marker.settle(group, plan.Plan(plan.BUILT_IN, ""))
+    assert done == "CLEARED" and problem and os.strerror(errno.ENFILE) in problem
+    assert os.path.exists(group.pending_marker)
+
+
+def test_what_redis_is_owed_can_t_be_opened(group: Group) -> None:
+    """Root may open any file: a directory fails, and otherwise than what is not there."""
+    os.mkdir(group.pending_marker)
+    with pytest.raises(OSError, match="directory"):
+        marker._wanted(group)
+    assert os.path.isdir(group.pending_marker)
+
+
+def test_a_record(group: Group, fail: Fail) -> None:
+    record.store(group.record, {"incident": "0badcafe-7", "running": ["a.service"]})
+    fail(os, "open", group.record, errno.EMFILE)
+    assert (record.load(group.record) or {})["running"] == ["a.service"]
+
+
+def test_a_flag_that_can_t_be_made(group: Group, fail: Fail) -> None:
+    """Its absence is no release, whatever was seen of an earlier one."""
+    Path(group.seen).touch()
+    fail(os, "link", "", errno.ENOSPC)
+    flag = latch.shut(group)
+    assert flag.held and flag.inode is None
+    assert os.path.exists(group.record) and not os.path.exists(group.seen)
+
+
+def test_a_flag_that_the_shell_can_t_make(group: Group) -> None:
+    Path(group.seen).touch()
+    where = f"flag=/proc/none/ESS_ON run={group.run} state={group.state}"
+    done = subprocess.run(["sh", "-c", f". {STRIKE}; {where}; set_flag"], timeout=20)
+    assert done.returncode == 0
+    assert os.path.exists(group.record) and not os.path.exists(group.seen)
+
+
+def test_output_that_nobody_reads() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as out:
+        with Progress(out) as progress:
+            progress.line("started quantum-execution")
+            progress.line("started quantum-governor")
+        out.flush()
+
+
+def test_a_release_that_has_ended(group: Group) -> None:
+    path = f"{group.run}/releasing"
+    assert not record.under_way(group)
+    for pid, expected in ((os.getpid(), True), (4_194_305, False)):  # more than pid_max can be
+        record.store(path, {"incident": "0badcafe-7", "pid": pid})
+        assert record.under_way(group) is expected
+    Path(path).write_text(json.dumps({"version": 1}))
+    assert record.under_way(group), "of a version that did not say"
+
+
+def test_who_has_only_seen_the_flag_kills_no_longer_than_it_is_there(
+    group: Group, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    the_plan = plan.Plan(plan.BUILT_IN, "")
+    how = the_plan.protect[0]
+    killed: list[str] = []
+    found = [cgroup.Found(how.name, "/group", how)]
+    monkeypatch.setattr(cgroup, "find", lambda _: found)
+    monkeypatch.setattr(cgroup, "populated", lambda _: True)
+    monkeypatch.setattr(cgroup, "kill", killed.append)
+    strike = activate.Strike(the_plan, group)
+    assert strike.blow() == [] and not killed
+    Path(group.flag).touch()
+    assert strike.blow() == [how.name] and len(killed) == 1
+    assert activate.Strike(the_plan).blow() == [how.name] and len(killed) == 2
