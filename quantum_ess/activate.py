@@ -39,27 +39,30 @@ class Request:
 class Strike:
     """The kill, repeated until nothing lives: each blow looks at the cgroups afresh.
 
-    latch: of whose group; who has only seen a flag kills no longer than it is shut, for a release
-    may be starting units by now. None: it is to be shut, whether that works or not.
+    seen: of which group a flag was seen, and no more: what a release is starting by now is spared.
     """
 
-    __slots__ = ("began", "hit", "latch", "plan", "warned")
+    __slots__ = ("began", "hit", "plan", "seen", "spare", "warned")
 
-    def __init__(self, the_plan: plan.Plan, latch: Group | None = None) -> None:
+    def __init__(self, the_plan: plan.Plan, seen: Group | None = None) -> None:
         self.plan = the_plan
-        self.latch = latch
+        self.seen = seen
+        self.spare = False  # a release has opened the latch since
         self.began = time.monotonic()
         self.hit: list[str] = []  # units that were seen alive
         self.warned: set[str] = set()  # category 1: SIGTERM sent
 
-    @property
-    def wanted(self) -> bool:
-        """Asked twice: a look at the flag that fails is no open latch."""
-        return self.latch is None or self.latch.latched() or self.latch.latched()
+    def _look(self) -> None:
+        if self.seen is None or self.spare or self.seen.latched():
+            return
+        from quantum_ess import record
+
+        self.spare = record.under_way(self.seen) and not self.seen.latched()
 
     def blow(self) -> list[str]:
         """Kill what lives in protected cgroups; returns the units that were alive just now."""
-        if not self.wanted:
+        self._look()
+        if self.spare:
             return []
         living = [f for f in cgroup.find(self.plan) if cgroup.populated(f.path)]
         for found in living:
@@ -187,7 +190,7 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
         restless = True
         try:
             manager = manager or _connect(deadline)
-            restless = strike.wanted and push(manager, strike.plan)
+            restless = not strike.spare and push(manager, strike.plan)
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"

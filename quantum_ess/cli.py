@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from quantum_ess import __version__
@@ -196,10 +197,13 @@ def deactivate(group: Group, args: argparse.Namespace) -> int:
     if args.override and not reason.strip():
         raise Usage("--override needs a reason", hint='--override --reason "why"')
     need_root("deactivate")
+    import signal
+
     from quantum_ess import release
     from quantum_ess.guard import veto
     from quantum_ess.progress import Progress
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection must not leave it half done
     if trigger == "command":
         for note in veto.ask(group, args.override, reason):
             complain(f"note: {note}")
@@ -319,8 +323,13 @@ def tend(group: Group) -> int:
         known = record.load(group.record) or record.load(group.released) or {}
         entries = trail.Trail(group, str(known.get("incident", "")), known)
         account.tell_redis(entries, plan.read(group), account.Account())
-    if marker.tell_again(group, plan.read(group))[0]:
-        entries.log("marker-renewed", "ESS REDIS MARKER SET AGAIN", priority=trail.NOTICE)
+    busy = record.under_way(group)
+    done, problem = marker.tell_again(group, plan.read(group))
+    if done:
+        entries.log("marker-renewed", f"ESS REDIS MARKER {done} AGAIN", priority=trail.NOTICE)
+    if problem is None and not busy:
+        with suppress(OSError), open(group.marker_told, "a"):
+            pass
     return 0
 
 

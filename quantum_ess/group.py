@@ -118,6 +118,11 @@ class Group:
         return self.run + "/marker-pending"
 
     @property
+    def marker_told(self) -> str:
+        """Present once Redis was seen to say what it should since the latch was last opened."""
+        return self.run + "/marker-told"
+
+    @property
     def history(self) -> str:
         """Every transition, appended for good: one line of JSON each."""
         return self.state + "/history.jsonl"

@@ -193,12 +193,6 @@ def _recorded(group: Group, new: Entry) -> bool:
     return False
 
 
-def _there(group: Group, new: Entry) -> bool:
-    """Whether one of the last records is that very one."""
-    known = (parse(raw) for raw in _tail(group.history).split(b"\n"))
-    return any(old == {"n": old["n"], "prev": old["prev"], **new} for old in known if old)
-
-
 def _try(group: Group, new: Entry) -> str:
     try:
         _write(group, new)
@@ -214,8 +208,7 @@ def _write(group: Group, new: Entry) -> None:
     fd = _open(group.history, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     try:
         last, whole = _last(group)
-        raw = json.dumps({"n": last.n + 1, "prev": last.hash, **new}, ensure_ascii=False)
-        data = raw.encode("utf-8", "replace")
+        data = _encoded({"n": last.n + 1, "prev": last.hash, **new})
         _append(fd, (b"" if whole else b"\n") + data + b"\n")
     finally:
         os.close(fd)
@@ -293,18 +286,25 @@ def _keep(group: Group, new: Entry) -> None:
 
 
 def _flush(group: Group) -> str:
-    for path in _listed(group.history_spool):
+    problem, paths = "", _listed(group.history_spool)
+    known = _tail(group.history) if paths else b""
+    for path in paths:
         try:
             found = _body(path)
         except OSError as error:
-            return f"{path}: {error.strerror}"
-        if found and not _there(group, found):  # after a flush that ended before it was removed
-            problem = _try(group, found)
-            if problem:
-                return problem
+            problem = f"{path}: {error.strerror}"
+            continue
+        # It may have been added by a flush that ended before it was removed.
+        if found and _encoded(found)[1:] not in known and (failed := _try(group, found)):
+            return failed
         with suppress(OSError):
             os.unlink(path)
-    return ""
+    return problem
+
+
+def _encoded(entry: Entry) -> bytes:
+    """As in the file: number and hash come first."""
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _listed(directory: str) -> list[str]:

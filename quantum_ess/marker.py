@@ -120,7 +120,9 @@ def renew(group: Group, ask: Ask) -> str:
     """
     with records.lock(group.run + "/marker.lock", 0.0) as locked:
         owed = (group.pending_marker, group.pending_marker_volatile)
-        if not locked or any(map(os.path.lexists, owed)) or records.under_way(group):
+        if not locked or any(map(os.path.lexists, owed)):
+            return ""
+        if records.under_way(group) and not group.latched():
             return ""
         known = records.load(group.record if group.latched() else group.released) or {}
         since = known.get("since")

@@ -22,6 +22,7 @@ class Progress:
     def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
         self._out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
         self._quiet = quiet
+        self.lost = False  # something could not be written
         self._live = not quiet and self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
 
@@ -53,6 +54,6 @@ class Progress:
             self._out.write(text)
             self._out.flush()
         except OSError:
-            self._quiet, self._live = True, False
+            self.lost, self._quiet, self._live = True, True, False
             with suppress(OSError):  # what is left in the buffer must not fail at the exit again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

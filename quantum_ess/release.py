@@ -75,7 +75,7 @@ class Release:
         try:
             with Manager(timeout=5.0) as manager:
                 units = self._to_start(manager) if start else []
-                note = {**self.record, "running": units, "pid": os.getpid(), "by": self.trigger}
+                note = {**self.record, "running": units, "pid": os.getpid()}
                 record.store(self._under_way, note)
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
@@ -129,10 +129,12 @@ class Release:
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
         notes += self._remember("released", release_ms=usec // 1000)
+        for _ in range(2):  # while it is there, this release counts as interrupted
+            with contextlib.suppress(OSError):
+                record.remove(self._under_way)
         notes += self._announce("deactivate")
         notes += [f"audit entry lost: {why}" for why in self.trail.lost]
         with contextlib.suppress(OSError):
-            record.remove(self._under_way)
             if self.number:
                 record.remove(record.claim_path(self.group, self.number))
         refresh.metrics()
@@ -175,9 +177,8 @@ class Release:
             record.store(self.group.released, {**self.record, "incident": self.incident})
             record.remove(self.group.record)
             record.sync_directory(self.group.state)
-            with contextlib.suppress(OSError):  # whatever becomes of us, Redis is told
-                marker.want(self.group, None, time.time(), self.incident, "")
             with contextlib.suppress(OSError):
+                record.remove(self.group.marker_told)  # whatever becomes of us, the watch asks
                 record.remove(self.group.seen)
                 record.remove(self.group.restored)
                 record.remove(self.group.again)
@@ -370,6 +371,10 @@ def deactivate(
         interrupted = os.path.lexists(group.run + "/releasing")
         if not group.latched() and not interrupted:
             return False
+        if trigger == "flag" and os.path.lexists(group.record) and not os.path.lexists(group.seen):
+            return (
+                False  # an activation has latched by the record alone: there was no flag to remove
+            )
         release = Release(group, trigger, reason, progress, only)
         if trigger == "flag" and release.mark and not _withdrawn(group, release.mark):
             with contextlib.suppress(OSError):

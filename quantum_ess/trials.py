@@ -78,4 +78,6 @@ def _conclude(
     evidence.progress.line(f"[SUMMARY] {verdict}")
     if unwritten:
         raise unwritten
+    if evidence.progress.lost:
+        raise Failed("the output could not be written", hint="--report FILE writes it to a file")
     return 1 if failures else 0

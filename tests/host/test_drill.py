@@ -103,6 +103,12 @@ def test_what_is_broken_is_found(host: Host, trading: Trading) -> None:
     assert host.properties("quantum-ess-drill.timer", "NextElapseUSecRealtime").popitem()[1]
 
 
+def test_evidence_that_could_not_be_written_is_none(host: Host) -> None:
+    done = host.run("sh", "-c", "quantum-ess drill >/dev/full", check=False, timeout=150)
+    assert done.returncode == FAILED and "could not be written" in done.stderr, done
+    assert json.loads(host.read_file(RESULT))["result"] == "passed"
+
+
 @pytest.mark.parametrize("how", ["INT", "TERM", "KILL", "power cut"])
 def test_interrupted(host: Host, how: str) -> None:
     """Nothing is left, or the next drill, or its undertaker, takes it away."""

@@ -43,7 +43,7 @@ NEVER = "[Unit]\nConditionPathExists=/nowhere\n"
 KINDS = ("restarts-at-once", "normal", "restarts-at-once", "normal")
 RELEASING = "/run/quantum-ess/releasing"
 STARTS = ("clone", "clone3", "vfork")  # of another process
-SAMPLE = int(os.environ.get("FAULTS") or 2)  # faults of a test in a sample, half of them kills
+SAMPLE = int(os.environ.get("FAULTS") or 8)  # faults of a test in a sample, half of them kills
 SHARES = 8 if ALL else 1  # hosts for each subject, so that none is the last for long
 CUTS = SAMPLE // 2  # power cuts in a sample
 

@@ -23,7 +23,7 @@ from trading import FLAG, LIMIT, WAYS, Trading
 from waiting import SOON, now_ns, wait_until
 
 SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
-STEPS = int(os.environ.get("STEPS") or (10_000 if os.environ.get("TORTURE") == "all" else 30))
+STEPS = int(os.environ.get("STEPS") or (10_000 if os.environ.get("TORTURE") == "all" else 100))
 RELEASING = "/run/quantum-ess/releasing"
 OURS = ("quantum-ess-trigger.service", "quantum-ess.service", "quantum-ess-watch.service")
 SENTRY = "quantum-ess-sentry.service"

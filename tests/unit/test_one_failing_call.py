@@ -171,7 +171,7 @@ def test_a_release_that_has_ended(group: Group) -> None:
     assert record.under_way(group), "of a version that did not say"
 
 
-def test_who_has_only_seen_the_flag_kills_no_longer_than_it_is_there(
+def test_who_has_only_seen_a_flag_spares_what_a_release_starts(
     group: Group, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     the_plan = plan.Plan(plan.BUILT_IN, "")
@@ -181,8 +181,16 @@ def test_who_has_only_seen_the_flag_kills_no_longer_than_it_is_there(
     monkeypatch.setattr(cgroup, "find", lambda _: found)
     monkeypatch.setattr(cgroup, "populated", lambda _: True)
     monkeypatch.setattr(cgroup, "kill", killed.append)
-    strike = activate.Strike(the_plan, group)
-    assert strike.blow() == [] and not killed
+    assert activate.Strike(the_plan, group).blow() == [how.name], (
+        "the flag was there, and is no more"
+    )
+    releasing = f"{group.run}/releasing"
+    record.store(releasing, {"pid": os.getpid()})
+    assert activate.Strike(the_plan).blow() == [how.name], "it is to shut the latch itself"
     Path(group.flag).touch()
-    assert strike.blow() == [how.name] and len(killed) == 1
-    assert activate.Strike(the_plan).blow() == [how.name] and len(killed) == 2
+    strike = activate.Strike(the_plan, group)
+    assert strike.blow() == [how.name] and len(killed) == 3
+    os.unlink(group.flag)
+    assert strike.blow() == []
+    os.unlink(releasing)
+    assert strike.blow() == [] and len(killed) == 3, "what it started is up by now"
