@@ -8,6 +8,9 @@ from quantum_ess.errors import EssError
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         from quantum_ess import cli
 
@@ -19,7 +22,6 @@ def main() -> None:
             print(f"  {error.hint}", file=sys.stderr)
         status = error.status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit is quiet too
         status = 1
     except KeyboardInterrupt:
         _complain("interrupted; see quantum-ess status")
@@ -36,7 +38,19 @@ def main() -> None:
             "  see quantum-ess status; trading stops by: touch /run/quantum/ESS_ON"
         )
         status = 1
-    sys.exit(status)
+    sys.exit(_flushed(status))
+
+
+def _flushed(status: int) -> int:
+    """That status, unless the output can't be written; nothing is left for the flush at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"output: {error.strerror}")
+        return status or 1
+    return status
 
 
 def _complain(text: str) -> None:

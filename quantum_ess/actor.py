@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
+from contextlib import suppress
 
 Actor = dict[str, str | int]
+NAME_SERVICE = 1.0  # seconds
 UNSET = 4294967295  # loginuid of a process that nobody logged in for (audit, proc(5))
 
 
@@ -42,11 +45,35 @@ def user(uid: int) -> Actor:
 
 
 def name(uid: int) -> str:
-    """Login name of that uid, or the number as text."""
+    """Login name of that uid, or the number as text if none is known within a second.
+
+    Not every name service has a time limit: only the local one is asked right here.
+    """
+    found = _local(uid)
+    if found:
+        return found
+    names: list[str] = []
+
+    def ask() -> None:
+        with suppress(KeyError):
+            names.append(pwd.getpwuid(uid).pw_name)
+
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(NAME_SERVICE)
+    except RuntimeError:  # no thread to be had
+        pass
+    return names[0] if names else str(uid)
+
+
+def _local(uid: int) -> str:
+    try:
+        with open("/etc/passwd", encoding="utf-8", errors="replace") as file:
+            rows = [line.split(":") for line in file]
+    except OSError:
+        return ""
+    return next((row[0] for row in rows if len(row) > 2 and row[2] == str(uid)), "")
 
 
 def _tty() -> str:

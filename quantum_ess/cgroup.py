@@ -8,7 +8,7 @@ signals are sent until nothing is left. Needs neither PID 1 nor any bus.
 
 import os
 
-from quantum_ess.plan import Plan, Protected
+from quantum_ess.plan import Plan, Protected, is_own
 
 SIGKILL, SIGTERM = 9, 15  # signal(7); the signal module costs 3 ms to import
 ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
@@ -58,12 +58,7 @@ def _walk(plan: Plan, path: str, inherited: Protected | None, found: list[Found]
             _walk(plan, entry.path, plan.match(name) or inherited, found)
         elif name.endswith(UNITS):
             how = plan.match(name)
-            if (
-                how is None
-                and inherited
-                and not plan.keeps(name)
-                and not name.startswith("quantum-ess")
-            ):
+            if how is None and inherited and not plan.keeps(name) and not is_own(name):
                 how = inherited
             if how is not None:
                 found.append(Found(name, entry.path, how))

@@ -159,14 +159,13 @@ def activate(
 def report(group: Group, request: Request, outcome: Outcome) -> int:
     """Print an activation's outcome at once, then write record, trail and marker."""
     from quantum_ess import account
+    from quantum_ess.progress import Progress
     from quantum_ess.trail import short
 
+    say = Progress().line
     if outcome.verified:
         again = "" if outcome.flag.created else ", was active already"
-        print(
-            f"{_title(group, 'ACTIVE')}\nverified stopped in {outcome.seconds:.3f} s{again}",
-            flush=True,
-        )
+        say(f"{_title(group, 'ACTIVE')}\nverified stopped in {outcome.seconds:.3f} s{again}")
     try:
         result = account.settle(group, request, outcome)
     except Exception as error:  # the stop stands, whatever the bookkeeping ran into
@@ -177,8 +176,8 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
         complain(f"note: {note}")
     if outcome.verified:
         stopped = " ".join(short(unit) for unit in result.record.get("running", []))
-        print(f"stopped: {stopped or 'nothing was running'}")
-        print(f"incident {result.incident}; to resume: quantum-ess deactivate", flush=True)
+        say(f"stopped: {stopped or 'nothing was running'}")
+        say(f"incident {result.incident}; to resume: quantum-ess deactivate")
     problems = outcome.problems + result.problems
     if not outcome.verified:
         alive = " ".join(outcome.living) or "nothing found alive, but the latch could not be shut"

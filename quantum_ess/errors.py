@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class EssError(Exception):
     """Root of every error that quantum-ess raises on purpose.
@@ -88,3 +90,8 @@ class Incomplete(EssError):
     """Stopped and verified, but something after that could not be done."""
 
     status = 8
+
+
+def passing(error: OSError) -> bool:
+    """Whether another try may well not have that error: it says nothing of what is there."""
+    return error.errno in (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR)

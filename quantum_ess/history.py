@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 from quantum_ess import record as records
+from quantum_ess.errors import passing
 from quantum_ess.group import Group
 
 ZERO = "0" * 64  # the hash that record 1 carries
@@ -326,9 +327,9 @@ def _body(path: str) -> Entry | None:
         with open(path, "rb", opener=_open) as file:
             data = file.read(TAIL)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP):
-            return None  # it has gone, or is no file
-        raise
+        if passing(error):
+            raise
+        return None  # it has gone, or is no file
     try:
         found = json.loads(data)
         if "time" not in found:

@@ -83,8 +83,10 @@ def find(directory: str) -> tuple[list[str], list[Result]]:
     """The programs to run, and those that are refused."""
     try:
         names = sorted(name for name in os.listdir(directory) if NAME.fullmatch(name))
-    except OSError:
+    except FileNotFoundError:
         return [], []
+    except OSError as error:
+        return [], [{"hook": name_of(directory), "seconds": 0.0, "problem": str(error.strerror)}]
     why = unsafe(directory, directory=True)
     checked = {f"{directory}/{name}": why or unsafe(f"{directory}/{name}") for name in names}
     runnable = [
@@ -121,10 +123,10 @@ def work(group: Group) -> None:
     seconds = plan.read(group).duration("hooks.timeout_ms", 30000)
     running: list[tuple[Due, list[Hook], list[Result]]] = []
     while True:
-        taken = {due.path for due, _, _ in running}
+        taken = {os.path.basename(due.path) for due, _, _ in running}
         for due in outbox.jobs(group, "hooks"):
-            if due.path not in taken:
-                running.append(_begin(due, seconds))
+            if os.path.basename(due.path) not in taken:
+                running.append(_begin(group, due, seconds))
         if not running:
             return
         for entry in list(running):
@@ -136,12 +138,14 @@ def work(group: Group) -> None:
         time.sleep(0.02)  # waits for children and for files: there is no one thing to wait for
 
 
-def _begin(due: Due, seconds: float) -> tuple[Due, list[Hook], list[Result]]:
+def _begin(group: Group, due: Due, seconds: float) -> tuple[Due, list[Hook], list[Result]]:
     if "begun" in due.job:
         names = due.job["begun"]
         return due, [], [{"hook": n, "seconds": 0.0, "problem": "was broken off"} for n in names]
     paths, refused = find(outbox.HOOK_DIRECTORIES.get(due.job["transition"], ""))
-    outbox.save(due.path, {**due.job, "begun": [name_of(path) for path in paths]})
+    with suppress(OSError):  # else a crash would run them again
+        begun = [name_of(path) for path in paths]
+        outbox.update(group, "hooks", due, {**due.job, "begun": begun})
     return due, [Hook(path, due.job, seconds) for path in paths], refused
 
 

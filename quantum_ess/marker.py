@@ -15,6 +15,7 @@ from typing import Any
 
 from quantum_ess import latch
 from quantum_ess import record as records
+from quantum_ess.errors import passing
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 
@@ -92,7 +93,9 @@ def _wanted(group: Group) -> Marker | None:
         return Marker(since, event)
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        if isinstance(error, OSError) and passing(error):
+            raise
         with suppress(OSError):
             records.remove(path)  # garbage: the next transition writes it anew
         return None

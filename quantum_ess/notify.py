@@ -82,13 +82,12 @@ def _attempt(group: Group, due: Due) -> None:
     if failed and not over:
         wait = min(FIRST * 2 ** (job["tries"] - 1), LONGEST)
         with suppress(OSError):
-            outbox.save(due.path, job, time.time() + wait)
+            outbox.update(group, "notify", due, job, time.time() + wait)
         return
     with suppress(OSError):
         facts = {key: job[key] for key in ("transition", "sent", "failed", "tries")}
         history.append(group, history.entry("notified", job["incident"], **facts))
-    with suppress(OSError):
-        outbox.done(group, "notify", due.path)
+    outbox.done(group, "notify", due.path)
 
 
 def _send(url: str, job: outbox.Job) -> str:

@@ -46,7 +46,7 @@ def announce(group: Group, transition: str, job: Job) -> list[str]:
         name += f".{time.time_ns()}"
     if _any_hook(transition):
         wanted.append("hooks")
-    if os.path.lexists(URLS):
+    if _there(URLS):
         wanted.append("notify")
     for kind in wanted:
         try:
@@ -61,8 +61,21 @@ def announce(group: Group, transition: str, job: Job) -> list[str]:
 def _any_hook(transition: str) -> bool:
     try:
         return bool(os.listdir(HOOK_DIRECTORIES[transition]))
-    except (OSError, KeyError):
+    except (FileNotFoundError, KeyError):
         return False
+    except OSError:
+        return True  # who works it off says so
+
+
+def _there(path: str) -> bool:
+    """Whether there is such a file; a look that fails is a yes, for the same reason."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _start(services: list[str]) -> None:
@@ -84,9 +97,8 @@ def directories(group: Group, kind: str) -> tuple[str, str]:
 
 def _put(group: Group, kind: str, name: str, job: Job) -> None:
     """Write a job, once: not if it is there, or was done. Raises OSError."""
-    done = record.text(f"{group.state}/{kind}-done").split()
     places = directories(group, kind)
-    if name in done or any(os.path.lexists(f"{place}/{name}") for place in places):
+    if name in _done(group, kind) or any(os.path.lexists(f"{place}/{name}") for place in places):
         return
     for place in places:
         try:
@@ -108,26 +120,47 @@ def save(path: str, job: Job, due: float | None = None) -> None:
         os.utime(path, (due, due))
 
 
+def update(group: Group, kind: str, due: Due, job: Job, when: float | None = None) -> None:
+    """Replace a job, in /run if its own place takes no more. Raises OSError."""
+    try:
+        save(due.path, job, when)
+    except OSError:
+        save(f"{directories(group, kind)[1]}/{os.path.basename(due.path)}", job, when)
+
+
 def jobs(group: Group, kind: str, now: float | None = None) -> list[Due]:
     """Jobs of that kind, oldest first; only those that are due by then, unless now is None."""
-    found = []
-    for place in directories(group, kind):
-        for name in _names(place):
-            path = f"{place}/{name}"
-            with suppress(OSError, ValueError):
-                if now is None or os.stat(path).st_mtime <= now:
-                    with open(path, encoding="utf-8") as file:
-                        found.append(Due(path, dict(json.load(file))))
+    paths = {
+        name: f"{place}/{name}" for place in directories(group, kind) for name in _names(place)
+    }
+    found, over = [], _done(group, kind)
+    for name, path in paths.items():  # that in /run is the newer one of two
+        with suppress(OSError, ValueError):
+            if name not in over and (now is None or os.stat(path).st_mtime <= now):
+                with open(path, encoding="utf-8") as file:
+                    found.append(Due(path, dict(json.load(file))))
     return sorted(found, key=lambda due: float(due.job.get("epoch", 0)))
 
 
 def done(group: Group, kind: str, path: str) -> None:
-    """A job is done: note that, and remove it. Raises OSError."""
-    noted = f"{group.state}/{kind}-done"
-    names = [*record.text(noted).split()[-20:], os.path.basename(path)]
-    with suppress(OSError):  # else a crash right now would do it twice
-        record.write(noted, ("\n".join(names) + "\n").encode())
-    record.remove(path)
+    """A job is done: note that, and remove it. On a disk that takes neither, in /run."""
+    name = os.path.basename(path)
+    for noted in _done_files(group, kind):
+        names = [*record.text(noted).split()[-20:], name]
+        with suppress(OSError):  # else a crash right now would do it twice
+            record.write(noted, ("\n".join(names) + "\n").encode())
+            break
+    for place in directories(group, kind):
+        with suppress(OSError):
+            record.remove(f"{place}/{name}")
+
+
+def _done_files(group: Group, kind: str) -> tuple[str, str]:
+    return f"{group.state}/{kind}-done", f"{group.run}/{kind}-done"
+
+
+def _done(group: Group, kind: str) -> list[str]:
+    return [name for path in _done_files(group, kind) for name in record.text(path).split()]
 
 
 def _names(directory: str) -> list[str]:

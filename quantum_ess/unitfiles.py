@@ -5,11 +5,13 @@ After systemd.unit(5), "Unit File Load Path". Nothing here asks PID 1, so it wor
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from functools import cached_property
 
 from quantum_ess import unitnames
+from quantum_ess.errors import passing
 
 # In order of precedence. The generators' own directories are left out: they are being rewritten
 # while a generator runs.
@@ -82,8 +84,8 @@ class UnitFiles:
             try:
                 with open(self._root + path, encoding="utf-8", errors="replace") as file:
                     yield from file
-            except OSError:
-                continue
+            except OSError as error:
+                _absent(error)
 
     def _conf(self, path: str) -> list[str]:
         listing = _listing(f"{self._root}{path}.d")
@@ -94,10 +96,11 @@ class UnitFiles:
         for directory in SEARCH_PATH:
             try:
                 link = os.readlink(f"{self._root}{directory}/{name}")
-            except FileNotFoundError:
+            except OSError as error:
+                _absent(error)
+                if error.errno == errno.EINVAL:  # a file, not a link
+                    return name
                 continue
-            except OSError:  # a file, not a link
-                return name
             return _alias(name, directory, link)
         return ""
 
@@ -122,8 +125,15 @@ def _alias(name: str, directory: str, link: str) -> str:
 def _listing(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:
+    except OSError as error:
+        _absent(error)
         return []
+
+
+def _absent(error: OSError) -> None:
+    """Raises that error if what was looked for may be there: the last gate is better than half."""
+    if passing(error):
+        raise error
 
 
 def _is_unit(name: str) -> bool:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from quantum_ess import latch, redisclient
+from quantum_ess import latch, record, redisclient
 from quantum_ess.errors import Failed
 from quantum_ess.group import Group
 from quantum_ess.guard import rules, sdnotify, state
@@ -112,6 +112,11 @@ class Guard:
         """A release, by whatever way: what had tripped waits until it was seen fine."""
         flag = latch.inode(self.group)
         another = None not in (flag, self._flag) and flag != self._flag
+        if (
+            another and self.group.latched()
+        ):  # a member's flag is replaced by root's: the same incident
+            known = (record.load(self.group.record) or {}).get("incident")
+            another = known != latch.incident(self._flag)
         self._flag = flag
         if self.group.latched() and not another:
             return

@@ -136,17 +136,17 @@ CALLS: dict[str, Callable[[Manager], object]] = {
 }
 
 
-def ask(call: Callable[[Manager], object]) -> tuple[str, Any]:
+def ask(call: Callable[[Manager], object], timeout: float = TIMEOUT) -> tuple[str, Any]:
     """What came of one call on a new connection; AssertionError if it took too long."""
     began = time.monotonic()
     try:
-        with Manager(timeout=TIMEOUT) as manager:
+        with Manager(timeout=timeout) as manager:
             result: tuple[str, Any] = "answer", call(manager)
     except Unreachable as problem:
         result = "Unreachable", str(problem)
     except Refused as problem:
         result = "Refused", str(problem)
-    assert time.monotonic() - began < 3 * TIMEOUT + SLACK
+    assert time.monotonic() - began < 3 * timeout + SLACK
     return result
 
 
@@ -175,7 +175,7 @@ def test_bodies_of_any_type(fake: FakeManager, name: str) -> None:
     def check(body: list[tuple[Any, ...]], wrong: bool) -> None:
         signature = "".join(body[0])
         fake.answer = error(signature, *body[1]) if wrong else answer(signature, *body[1])
-        kind, said = ask(CALLS[name])
+        kind, said = ask(CALLS[name], 10.0)  # it answers at once, on a machine that lets it
         if wrong:
             assert kind == "Refused"
         if kind == "answer" and name == "units":

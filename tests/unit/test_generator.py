@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,26 @@ class TestScript:
         host.configure("oops")
         assert "NO GATE" in run_script(host)
         assert not list(host.early.iterdir())
+
+
+def no_process() -> None:
+    """For a child: a user who may not start any (root always may)."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def test_where_no_process_can_be_started_the_last_good_tree_is_put_in_place() -> None:
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        host = Host(Path(top))
+        host.configure("[protect]\nunits = a\n")
+        assert generator.main([str(host.early), str(host.root)]) == 0
+        early, script = Path(top) / "again", Path(top) / "generator"
+        early.mkdir()
+        early.chmod(0o777)
+        shutil.copy(SCRIPT, script)
+        where = ["/none", str(early), "/none", str(host.root)]
+        subprocess.run(["sh", str(script), *where], preexec_fn=no_process, check=False, timeout=20)
+        assert (early / "a.service.d" / gate.DROP_IN).exists()
+        assert (early / gate.PLAN).exists()

@@ -1,10 +1,13 @@
 """One call fails, once: nothing is lost, doubled or taken for something else by it."""
 
+import builtins
 import errno
 import json
 import os
+import pwd
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,20 @@ from typing import Any
 import pytest
 from madeup import HERE
 
-from quantum_ess import activate, cgroup, history, latch, marker, outbox, plan, record, trail
+from quantum_ess import (
+    activate,
+    actor,
+    cgroup,
+    history,
+    hooks,
+    latch,
+    marker,
+    outbox,
+    plan,
+    record,
+    trail,
+    unitfiles,
+)
 from quantum_ess.group import Group
 from quantum_ess.progress import Progress
 
@@ -110,22 +126,12 @@ def test_a_record_that_was_added_and_still_waits(group: Group, fail: Fail) -> No
     assert not os.listdir(group.history_spool)
 
 
-def test_what_redis_is_owed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_redis_is_owed(group: Group, fail: Fail) -> None:
     marker.want(group, None, 0.0, "0badcafe-7", "")
-    with monkeypatch.context() as patch:
-        error = OSError(errno.ENFILE, os.strerror(errno.ENFILE), group.pending_marker)
-        patch.setattr(marker, "_wanted", lambda _: (_ for _ in ()).throw(error))
-        done, problem = marker.settle(group, plan.Plan(plan.BUILT_IN, ""))
+    fail(builtins, "open", "marker-pending", errno.ENFILE)
+    done, problem = marker.settle(group, plan.Plan(plan.BUILT_IN, ""))
     assert done == "CLEARED" and problem and os.strerror(errno.ENFILE) in problem
     assert os.path.exists(group.pending_marker)
-
-
-def test_what_redis_is_owed_can_t_be_opened(group: Group) -> None:
-    """Root may open any file: a directory fails, and otherwise than what is not there."""
-    os.mkdir(group.pending_marker)
-    with pytest.raises(OSError, match="directory"):
-        marker._wanted(group)
-    assert os.path.isdir(group.pending_marker)
 
 
 def test_a_record(group: Group, fail: Fail) -> None:
@@ -149,6 +155,64 @@ def test_a_flag_that_the_shell_can_t_make(group: Group) -> None:
     done = subprocess.run(["sh", "-c", f". {STRIKE}; {where}; set_flag"], timeout=20)
     assert done.returncode == 0
     assert os.path.exists(group.record) and not os.path.exists(group.seen)
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_a_job_on_a_disk_that_takes_nothing_any_more(
+    group: Group, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been done of it is known all the same, and it is done once."""
+    outbox._put(group, "notify", "activate.0badcafe-7", {"epoch": 1, "sent": []})
+    (due,) = outbox.jobs(group, "notify")
+    write, remove = record.write, record.remove
+
+    def refuse(real: Callable[..., None]) -> Callable[..., None]:
+        def call(path: str, *more: Any) -> None:
+            if path.startswith(group.state):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            real(path, *more)
+
+        return call
+
+    monkeypatch.setattr(record, "write", refuse(write))
+    if kind == "read-only":
+        monkeypatch.setattr(record, "remove", refuse(remove))
+    outbox.update(group, "notify", due, {"epoch": 1, "sent": ["line 1"]}, 5.0)
+    assert outbox.jobs(group, "notify", 4.0) == []
+    (later,) = outbox.jobs(group, "notify", 6.0)
+    assert later.job["sent"] == ["line 1"]
+    outbox.done(group, "notify", later.path)
+    assert outbox.jobs(group, "notify") == []
+    assert os.path.exists(due.path) is (kind == "read-only")
+    outbox._put(group, "notify", "activate.0badcafe-7", {"epoch": 1})
+    assert outbox.jobs(group, "notify") == [], "done twice"
+
+
+def test_hooks_that_can_t_be_listed(fail: Fail, tmp_path: Path) -> None:
+    fail(os, "listdir", str(tmp_path), errno.EMFILE)
+    runnable, refused = hooks.find(str(tmp_path))
+    assert not runnable and refused[0]["problem"] == os.strerror(errno.EMFILE)
+    assert hooks.find(f"{tmp_path}/none") == ([], [])
+
+
+@pytest.mark.parametrize("call", ["listdir", "readlink"])
+def test_units_that_can_t_be_listed(fail: Fail, tmp_path: Path, call: str) -> None:
+    """Half a gate is worse than the last whole one, which the generator then takes."""
+    directory = tmp_path / "etc/systemd/system"
+    os.makedirs(directory)
+    (directory / "trade-a.service").touch()
+    os.symlink("trade-a.service", directory / "trade-b.service")
+    files = unitfiles.UnitFiles(str(tmp_path))
+    fail(os, call, str(directory), errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.real("trade-b.service") if call == "readlink" else list(files.names)
+
+
+def test_a_name_service_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "NAME_SERVICE", 0.05)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: time.sleep(5))
+    assert actor.name(0) == "root"
+    assert actor.name(3_999_999_999) == "3999999999"
 
 
 def test_output_that_nobody_reads() -> None:
