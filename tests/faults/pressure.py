@@ -62,15 +62,19 @@ def _no_process(host: Host) -> Iterator[None]:
     pids.write("pids.max", "pids.max", "max")
 
 
-# Trading's user has as many processes as one of its services may have.
+# A user of trading has as many processes as one of its services may have. The kernel counts them
+# over all hosts on this machine, so its number is one that no other host has.
 _GOVERNOR = "/run/systemd/system/quantum-governor.service.d"
-_AS_DAEMON = "setpriv --reuid=daemon --clear-groups prlimit --nproc=16:16"
+_AS_TRADER = "setpriv --reuid=trader --clear-groups prlimit --nproc=16:16"
 _NO_USER_PROCESS = script(
-    f"mkdir -p {_GOVERNOR}; printf '[Service]\\nLimitNPROC=16\\n' >{_GOVERNOR}/limit.conf\n"
+    "number=$((200000 + $(stat -Lc %i /proc/1/ns/pid) % 100000))\n"
+    'echo "trader:x:$number:1::/:/bin/sh" >>/etc/passwd\n'
+    f"mkdir -p {_GOVERNOR}\n"
+    f"printf '[Service]\\nUser=trader\\nLimitNPROC=16\\n' >{_GOVERNOR}/limit.conf\n"
     "systemctl daemon-reload; systemctl restart quantum-governor.service\n"
-    f"{_AS_DAEMON} sh -c 'while :; do sleep 60 & done' >/dev/null 2>&1 || true\n"
-    f"! {_AS_DAEMON} sh -c '/bin/true; true' 2>/dev/null",
-    f"rm -r {_GOVERNOR}; pkill -u daemon -x sleep || true; systemctl daemon-reload",
+    f"{_AS_TRADER} sh -c 'while :; do sleep 60 & done' >/dev/null 2>&1 || true\n"
+    f"! {_AS_TRADER} sh -c '/bin/true; true' 2>/dev/null",
+    f"rm -r {_GOVERNOR}; pkill -u trader -x sleep || true; systemctl daemon-reload",
 )
 
 
