@@ -307,6 +307,7 @@ def tend(group: Group) -> int:
     """Complete what an activation or release still owes: trail, audit entries, marker."""
     need_root("tend")
     from quantum_ess import account, history, latch, marker, plan, record, trail
+    from quantum_ess import activate as stop  # now: after the look at the flag it may take too long
 
     history.fold(group)
     if os.path.lexists(group.flag):
@@ -315,7 +316,8 @@ def tend(group: Group) -> int:
         volatile = os.path.lexists(group.logged_volatile)
         whole = "stop_ms" in known and "incident" in known and not volatile
         if account.stage_of(group, incident) != "complete" or not whole:
-            return activate(group, "flag")
+            request = stop.Request("flag")
+            return report(group, request, stop.activate(group, request))
     with record.lock(group.lock, account.LOCK_SECONDS):
         trail.flush(group)
         history.flush(group)
@@ -326,7 +328,7 @@ def tend(group: Group) -> int:
     done, problem = marker.tell_again(group, plan.read(group))
     if done:
         entries.log("marker-renewed", f"ESS REDIS MARKER {done} AGAIN", priority=trail.NOTICE)
-    if problem is None and not busy:
+    if problem is None and not (busy or group.latched() or record.under_way(group)):
         with suppress(OSError), open(group.marker_told, "a"):
             pass
     return 0

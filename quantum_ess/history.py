@@ -17,10 +17,15 @@ from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 from quantum_ess import record as records
-from quantum_ess.errors import passing
 from quantum_ess.group import Group
 
 ZERO = "0" * 64  # the hash that record 1 carries
+NO_FILE = (
+    errno.ENOENT,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.ENXIO,
+)  # it has gone, or is something else
 TAIL = 1 << 20  # bytes; more than the longest record
 LONGEST_TEXT = 4096  # characters of a reason, as in the journal
 LOCK_SECONDS = 2.0
@@ -287,20 +292,20 @@ def _keep(group: Group, new: Entry) -> None:
 
 
 def _flush(group: Group) -> str:
-    problem, paths = "", _listed(group.history_spool)
+    """Append what waits; "" or why that did not work. What can't be read waits on."""
+    paths = _listed(group.history_spool)
     known = _tail(group.history) if paths else b""
     for path in paths:
         try:
             found = _body(path)
-        except OSError as error:
-            problem = f"{path}: {error.strerror}"
+        except OSError:
             continue
         # It may have been added by a flush that ended before it was removed.
         if found and _encoded(found)[1:] not in known and (failed := _try(group, found)):
             return failed
         with suppress(OSError):
             os.unlink(path)
-    return problem
+    return ""
 
 
 def _encoded(entry: Entry) -> bytes:
@@ -327,7 +332,7 @@ def _body(path: str) -> Entry | None:
         with open(path, "rb", opener=_open) as file:
             data = file.read(TAIL)
     except OSError as error:
-        if passing(error):
+        if error.errno not in NO_FILE:
             raise
         return None  # it has gone, or is no file
     try:

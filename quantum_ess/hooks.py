@@ -122,10 +122,12 @@ def work(group: Group) -> None:
     """Run what is owed, transitions that come meanwhile included, until nothing is left."""
     seconds = plan.read(group).duration("hooks.timeout_ms", 30000)
     running: list[tuple[Due, list[Hook], list[Result]]] = []
+    taken: set[str] = set()  # never twice, whatever can't be noted of them
     while True:
-        taken = {os.path.basename(due.path) for due, _, _ in running}
         for due in outbox.jobs(group, "hooks"):
-            if os.path.basename(due.path) not in taken:
+            name = os.path.basename(due.path)
+            if name not in taken:
+                taken.add(name)
                 running.append(_begin(group, due, seconds))
         if not running:
             return

@@ -6,6 +6,7 @@ A job is a file, made once a transition; its modification time says when it is d
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -121,11 +122,16 @@ def save(path: str, job: Job, due: float | None = None) -> None:
 
 
 def update(group: Group, kind: str, due: Due, job: Job, when: float | None = None) -> None:
-    """Replace a job, in /run if its own place takes no more. Raises OSError."""
+    """Replace a job, in /run as long as the disk takes nothing. Raises OSError."""
+    kept, volatile = (f"{place}/{os.path.basename(due.path)}" for place in directories(group, kind))
     try:
-        save(due.path, job, when)
+        if not os.path.lexists(os.path.dirname(kept)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), kept)
+        save(kept, job, when)
+        record.remove(volatile)
     except OSError:
-        save(f"{directories(group, kind)[1]}/{os.path.basename(due.path)}", job, when)
+        os.makedirs(os.path.dirname(volatile), 0o700, exist_ok=True)
+        save(volatile, job, when)
 
 
 def jobs(group: Group, kind: str, now: float | None = None) -> list[Due]:

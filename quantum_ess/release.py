@@ -129,10 +129,10 @@ class Release:
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
         notes += self._remember("released", release_ms=usec // 1000)
+        notes += self._announce("deactivate")
         for _ in range(2):  # while it is there, this release counts as interrupted
             with contextlib.suppress(OSError):
                 record.remove(self._under_way)
-        notes += self._announce("deactivate")
         notes += [f"audit entry lost: {why}" for why in self.trail.lost]
         with contextlib.suppress(OSError):
             if self.number:
@@ -178,12 +178,13 @@ class Release:
             record.remove(self.group.record)
             record.sync_directory(self.group.state)
             with contextlib.suppress(OSError):
-                record.remove(self.group.marker_told)  # whatever becomes of us, the watch asks
                 record.remove(self.group.seen)
                 record.remove(self.group.restored)
                 record.remove(self.group.again)
                 record.remove(self.group.began)
                 record.remove(self.group.withdrawn)
+            with contextlib.suppress(OSError):  # whatever becomes of us, the watch asks
+                record.remove(self.group.marker_told)
         self._guard()
         held = list(self.group.holders)
         for unit in held:

@@ -111,7 +111,7 @@ def test_a_history_that_is_new(group: Group, fail: Fail) -> None:
 def test_a_record_of_the_history_that_waits(group: Group, fail: Fail) -> None:
     history._keep(group, entry())
     fail(os, "open", "history-spool", errno.EMFILE)
-    assert os.strerror(errno.EMFILE) in history.flush(group)
+    assert history.flush(group) == "" and not os.path.exists(group.history)
     assert history.flush(group) == ""
     assert events(group) == ["activated"]
 
