@@ -60,6 +60,8 @@ class Actions:
         else:
             request = activate.Request("guard", reason)
             outcome = activate.activate(self.group, request)
+            if not outcome.flag.held:  # nothing keeps it down: the next reading acts again
+                watch.tripped = False
             self._done(watch, reason, "activated")
             self._clerk.work.put(lambda: account.settle(self.group, request, outcome))
         return True

@@ -22,6 +22,8 @@ from quantum_ess.guard.rules import DOWN, Rules
 from quantum_ess.guard.sources import Keeper, Sources
 from quantum_ess.trail import NOTICE
 
+LIVES = 60.0  # seconds after which a guard is well
+MANY = 3  # deaths in a row that status warns of
 WRITE = 2.0  # seconds: the state is written this often if nothing changes
 Readings = list[tuple[str, Reading]]
 
@@ -40,6 +42,7 @@ class Guard:
         self._mark: tuple[int, int] | None = None
         self._stopping = threading.Event()
         self._started = time.time()
+        self._deaths = 0  # of guards before this one, in a row
         self._written = 0.0
         self._changed = True
         self._flag = latch.inode(group)
@@ -163,6 +166,8 @@ class Guard:
         """What the guard before this one knew and no reading tells."""
         known = state.read(self.group) or {"conditions": [], "stopped": True}
         if not known.get("stopped"):
+            before = known.get("deaths")
+            self._deaths = 1 + (before if isinstance(before, int) else 0)
             self.actions.tell("guard-died", "ESS GUARD HAD DIED and was started again", WARNING)
         now = time.monotonic()
         for row in known["conditions"]:
@@ -185,6 +190,9 @@ class Guard:
     def snapshot(self, stopped: bool = False) -> dict[str, Any]:
         """What guard.json holds (docs/design.md)."""
         down = self.watches.get(DOWN)
+        # Who dies before it has seen anything through guards nothing, however alive it looks.
+        deaths = self._deaths if time.time() - self._started < LIVES else 0
+        dying = f"it has died {deaths} times in a row: journalctl -u quantum-ess-guard"
         conditions = [
             {**state.condition(watch), "warned": watch.warned} for watch in self.watches.values()
         ]
@@ -200,7 +208,8 @@ class Guard:
             "redis": self.sources.redis_state(bool(down and down.evaluator.state == BREACHED)),
             "conditions": conditions,
             "last": self.actions.last,
-            "problem": self.problem or None,
+            "deaths": deaths,
+            "problem": self.problem or (dying if deaths >= MANY else None),
         }
 
     def _end(self) -> None:

@@ -298,6 +298,10 @@ def test_its_death_is_noticed_and_touches_nothing(trading: Trading) -> None:
     guard.ess.wait_event("guard-ended", 2)
     guard.ess.wait_event("guard-died", 2)
     wait_until(lambda: guard.ess.status()["guard"]["state"] == "running", SOON, "a new guard")
+    for deaths in (2, 3):  # alive each time that somebody looks, and guarding nothing
+        guard.kill()
+        wait_until(lambda n=deaths: guard.state().get("deaths") == n, SOON, "the next one")  # type: ignore[misc]
+    assert "it has died 3 times in a row" in guard.ess("status").stdout
 
     # The host's memory is full, and then the guard itself gets none at all.
     (full,) = (fault for fault in PRESSURE_FAULTS if fault.name == "out of memory")

@@ -16,6 +16,7 @@ import pytest
 from madeup import HERE
 
 from quantum_ess import (
+    account,
     activate,
     actor,
     cgroup,
@@ -30,6 +31,10 @@ from quantum_ess import (
     unitfiles,
 )
 from quantum_ess.group import Group
+from quantum_ess.guard.actions import Actions
+from quantum_ess.guard.condition import parse_limit
+from quantum_ess.guard.evaluate import Reading, Watch
+from quantum_ess.guard.rules import Rule
 from quantum_ess.progress import Progress
 
 STRIKE = HERE / "quantum_ess/libexec/strike"
@@ -206,6 +211,24 @@ def test_units_that_can_t_be_listed(fail: Fail, tmp_path: Path, call: str) -> No
     fail(os, call, str(directory), errno.EIO)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         files.real("trade-b.service") if call == "readlink" else list(files.names)
+
+
+def test_a_guard_that_can_t_shut_the_latch_acts_again(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [False, True]
+
+    def stop(_: Group, request: activate.Request) -> activate.Outcome:
+        flag = latch.Flag(None, False, "no room", held=held.pop(0))
+        return activate.Outcome(flag, activate.Strike(plan.Plan(plan.BUILT_IN, "")))
+
+    monkeypatch.setattr(activate, "activate", stop)
+    monkeypatch.setattr(account, "settle", lambda *_: None)
+    limit = parse_limit("> 10")
+    watch = Watch(Rule(name="c", what="value", mode="enforce", redis="k", limit=limit), 5.0)
+    acts = Actions(group)
+    acted = [acts.act(watch, "breach") for n in range(3) if watch.take(Reading(n, 11.0, ""))]
+    assert len(acted) == 2 and not held and watch.tripped
 
 
 def test_a_name_service_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
