@@ -153,11 +153,6 @@ class Group:
         return self.run + "/seen"
 
     @property
-    def again(self) -> str:
-        """Its mtime: when an activation last found the flag set already."""
-        return self.run + "/again"
-
-    @property
     def restored(self) -> str:
         """Present while the flag is one that was set again from the record."""
         return self.run + "/restored"

@@ -111,24 +111,10 @@ def _join(group: Group) -> Flag:
         # A release that is under way sees another mtime and gives way. It is a little later than
         # before and not the present: what ran when the flag was first set is told by it.
         later = status.st_mtime_ns + 1 + time.monotonic_ns() % 100_000
-        _note_again(group)
         os.utime(group.flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
         return Flag(number(group, os.lstat(group.flag)), False)
     # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
     return Flag(replace(group, now()), True)
-
-
-def _note_again(group: Group) -> None:
-    """For a release that was asked for before this activation and looks at the flag after it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(group.again, flags, 0o644)
-        try:
-            os.utime(fd)
-        finally:
-            os.close(fd)
-    except OSError:
-        pass  # /run is full
 
 
 def replace(group: Group, text: str, time_ns: int | None = None) -> int:
@@ -313,13 +299,15 @@ def open_flag(group: Group, before: tuple[int, int] | None) -> bool:
     It is renamed and looked at afterwards: an activation that marked it before the rename is seen
     here, and one that comes later finds no flag and sets a new one. Raises OSError.
     """
+    if before is None:
+        return not os.path.lexists(group.flag)
     away = f"{_beside(group)}/.released.{os.getpid()}.{os.urandom(6).hex()}"
     try:
         os.rename(group.flag, away)
     except FileNotFoundError:
-        return before is None or not os.path.lexists(group.flag)
+        return not os.path.lexists(group.flag)
     try:
-        if before is not None and mark(away) == before:
+        if mark(away) == before:
             return True
         os.link(away, group.flag, follow_symlinks=False)
         return False

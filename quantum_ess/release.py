@@ -32,6 +32,8 @@ from quantum_ess.progress import Progress
 from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
 from quantum_ess.trail import Trail, flush, short
 
+NO_FLAG = (0, 0)  # libexec/quantum-ess
+
 
 class Superseded(Exception):
     """An activation arrived; it owns the latch now."""
@@ -53,7 +55,9 @@ class Release:
         self.progress = progress
         self.say = progress.line
         self.plan: Plan = plans.read(group)
-        self.mark = only or latch.mark(group.flag)
+        self.mark = latch.mark(group.flag) if only is None else only
+        if only == NO_FLAG:
+            self.mark = None
         self.number = latch.inode(group)
         self.record = record.load(group.record) or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
@@ -80,8 +84,6 @@ class Release:
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
-                if self.trigger == "command" and self._set_since(_started()):
-                    raise Superseded
                 self._open(manager)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 self._remember("unlatched", to_start=units)
@@ -105,15 +107,6 @@ class Release:
             self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began, notes)
         return True
-
-    def _set_since(self, began: float) -> bool:
-        """Whether the flag was set, for the first time or again, after that time (epoch seconds).
-
-        A flag of the future was not: the clock has been set back since, and to wait until it has
-        caught up could take years.
-        """
-        marks = (self.mark, latch.mark(self.group.again))
-        return any(mark is not None and began < mark[1] / 1e9 <= time.time() for mark in marks)
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -180,7 +173,6 @@ class Release:
             with contextlib.suppress(OSError):
                 record.remove(self.group.seen)
                 record.remove(self.group.restored)
-                record.remove(self.group.again)
                 record.remove(self.group.began)
                 record.remove(self.group.withdrawn)
             with contextlib.suppress(OSError):  # whatever becomes of us, the watch asks
@@ -299,14 +291,6 @@ def _withdrawn(group: Group, flag: tuple[int, int]) -> bool:
     return latch.withdrawn(group, flag) and not latch.shared(group)
 
 
-def _started() -> float:
-    """When this process was started, in epoch seconds, a clock tick late at most (proc(5))."""
-    with open("/proc/self/stat", encoding="ascii") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - age + 1 / os.sysconf("SC_CLK_TCK")
-
-
 def _row(manager: Manager, name: str) -> Unit:
     """The unit's state. Raises Refused if systemd does not know it."""
     rows = [unit for unit in manager.units([name]) if unit.name == name]
@@ -360,7 +344,8 @@ def deactivate(
 ) -> bool:
     """Release that group; False if there was nothing to release. Raises NotReleased.
 
-    only: the one setting of the flag (latch.mark) that is to be released, and none that came since.
+    only: the one setting of the flag (latch.mark) that is to be released, and none that came since;
+    NO_FLAG if there was no flag.
     """
     with record.lock(group.run + "/release.lock", 0.0) as locked:
         if not locked and trigger == "flag":

@@ -251,11 +251,14 @@ def test_an_activation_in_the_middle_wins(trading: Trading, way: str) -> None:
     assert list(came_up(trading, begun)) == list(FOUR)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_activation_before_the_release_has_looked_wins(trading: Trading, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "active"), [*((way, True) for way in WAYS), ("flag", False)], ids=[*WAYS, "first"]
+)
+def test_an_activation_before_the_release_has_looked_wins(
+    trading: Trading, way: str, active: bool
+) -> None:
     """While the deactivation's interpreter starts, which is made slow, and the flag is there."""
-    ess, python = stopped(trading), "/usr/bin/python3"
-    ess.wait_complete()
+    ess, python = stopped(trading) if active else Ess(trading.host), "/usr/bin/python3"
     host = trading.host
     host.run("mv", python, f"{python}.real")
     slow = f'case "$*" in *deactivate*) sleep {SLOW} ;; esac'
