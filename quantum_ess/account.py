@@ -60,8 +60,10 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         account.record = _record(group, request, outcome, existing, claim, account)
         account.over = existing is None and _released(group, outcome, account.incident)
         if not account.over:
-            if existing is None or "stop_ms" not in existing:
-                _try(account, "record", lambda: record.store(group.record, account.record))
+            known = existing is not None and "stop_ms" in existing
+            if not known and _try(
+                account, "record", lambda: record.store(group.record, account.record)
+            ):
                 _renew(group, account.record)
             _witness(group, request, outcome, account)
         flush(group)
@@ -247,7 +249,7 @@ def _record(
         return {**ours, **existing}
     if not existing or existing.get("boot_id", boot_id) == boot_id:
         known = (existing or {}).get("running", [])
-        began = _began(group, epoch, outcome.flag.monotonic)
+        began = _began(group, epoch, outcome.flag.monotonic, outcome.strike.began)
         running = _running(group, outcome, began, known, account)
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
         if running or "running" in (existing or {}) or not os.path.lexists(group.restored):
@@ -263,18 +265,21 @@ def _default_actor(group: Group, request: Request, outcome: Outcome) -> actor.Ac
     return actor.owner(group.flag) if request.trigger == "flag" else actor.current()
 
 
-def _began(group: Group, epoch: float, noticed: float) -> float:
+def _began(group: Group, epoch: float, noticed: float, struck: float) -> float:
     """When the flag was set, on the monotonic clock, in seconds; never later than it was.
 
     The earliest of what the witnesses say: the flag's own time; the process's that was to set it,
     for where /run has no inode left there is no flag; the first blows', for a flag may have been
     touched again, be gone by now or, the clock set back, be of the future. Blows of an earlier stop
-    say nothing, if they were left.
+    say nothing, if they were left. Nor does a flag that is older than any watcher needs to see it:
+    its owner may give it any time, and what was stopped on purpose before would be started.
     """
-    by_flag = min(time.monotonic(), epoch - _ahead(time.CLOCK_REALTIME))
-    known = min(by_flag, noticed)
     boottime = _ahead(time.CLOCK_BOOTTIME)
     blows = [when - boottime for when, _ in _first_blows(group)]
+    earliest = min([struck, *blows])
+    by_flag = epoch - _ahead(time.CLOCK_REALTIME)
+    told = [when if when >= earliest - LATE else earliest for when in (by_flag, noticed)]
+    known = min(struck, *told)
     return min([known, *(when for when in blows if when > known - AMISS)]) - MARGIN
 
 
@@ -401,8 +406,10 @@ def _witness(group: Group, request: Request, outcome: Outcome, account: Account)
     latch.fill(group)
 
 
-def _try(account: Account, what: str, action: Any) -> None:
+def _try(account: Account, what: str, action: Any) -> bool:
     try:
         action()
     except OSError as error:
         account.problems.append(f"{what} not written: {error.strerror} ({error.filename})")
+        return False
+    return True

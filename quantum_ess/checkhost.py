@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from quantum_ess import (
     chain,
     config,
+    gate,
     history,
     hooks,
     lastdrill,
@@ -33,6 +34,7 @@ GUARD_PATH = "quantum-ess-guard.path"
 JOURNALD_CONF = "systemd/journald.conf"
 LEAST_BURST = 1000  # messages that journald must take in one interval
 LEAST_FREE = 4 << 20  # bytes, for record, spool and history
+LEAST_INODES = 16  # flag, record, spool and their drafts
 WORST_CLOCK = 16_000_000  # µs, adjtimex(2): the error of a clock that nobody disciplines
 IN_A_CONTAINER = "/run/systemd/container"  # systemd's: which kind of container this is
 
@@ -81,15 +83,23 @@ def _by_group(facts: Facts, found: os.stat_result) -> bool:
 
 def disk(facts: Facts) -> Iterator[Finding]:
     """Room for the record."""
-    for path in (facts.group.state, facts.group.run):
+    directory = os.path.dirname(facts.group.flag)  # that it is missing is told elsewhere
+    for path in (facts.group.state, facts.group.run, directory):
         try:
             free = os.statvfs(path)
         except OSError as error:
+            if path == directory:
+                continue
             text = f"{path}: {error.strerror}"
             yield Finding(ERROR, "directory-missing", text, "systemd-tmpfiles --create")
             continue
-        if free.f_bavail * free.f_frsize < LEAST_FREE or free.f_flag & os.ST_RDONLY:
+        # That of the flag's own file system is little by intention (libexec/access).
+        least = min(LEAST_FREE, free.f_blocks * free.f_frsize // 4)
+        full = free.f_bavail * free.f_frsize < least
+        no_inodes = free.f_files and free.f_favail < LEAST_INODES
+        if full or no_inodes or free.f_flag & os.ST_RDONLY:
             what = "read-only" if free.f_flag & os.ST_RDONLY else "full"
+            what = what if full or free.f_flag & os.ST_RDONLY else "out of inodes"
             text = f"the file system of {path} is {what}: a stop would leave no record there"
             yield Finding(ERROR, "disk-full", text, f"df -h {path}")
 
@@ -182,7 +192,7 @@ def configuration(facts: Facts) -> Iterator[Finding]:
         yield Finding(ERROR, "plan-missing", text, hint)
         return
     try:
-        wanted = Compiled(config.load(), unitfiles.UnitFiles()).plan()
+        wanted = gate.tree(Compiled(config.load(), unitfiles.UnitFiles()))[gate.PLAN]
     except ConfigError as error:
         text = f"the configuration has a mistake, the last good one is in force: {error}"
         yield Finding(ERROR, "config-error", text, hint)

@@ -6,6 +6,7 @@ on an automatic restart; ``ExecCondition=`` runs then too. See docs/design.md.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 
 from quantum_ess import unitnames
@@ -65,7 +66,14 @@ def tree(compiled: Compiled) -> dict[str, str]:
     for template in _templates(compiled):
         files.update(_template_gate(compiled, template))
     files.update((_path(name), _gate(compiled, name)) for name in compiled.units)
+    files[PLAN] = _stamped(files)
     return files
+
+
+def _stamped(files: dict[str, str]) -> str:
+    """The plan with a checksum of the whole tree: who compares plans compares trees."""
+    whole = "\0".join(f"{path}\0{files[path]}" for path in sorted(files))
+    return files[PLAN].removesuffix("end\n") + f"tree {zlib.crc32(whole.encode()):08x}\nend\n"
 
 
 def drill_tree(group: Group, units: tuple[str, ...]) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """A group: where one latch keeps its flag, its record and its plan.
 
 Everything that stops, holds or releases takes a Group: the drill's canaries are another value and
-not another code path. libexec/strike has the same two. Only `os` is imported: this is on the stop
-path.
+not another code path. libexec/strike has the same two. On the stop path: only `os` and `errno` are
+imported.
 """
 
+import errno
 import os
 
 SHIPPED = "/usr/lib/quantum-ess/default"
+UNSURE = (errno.EIO, errno.ENOMEM, errno.ESTALE)  # of a look: says nothing of what is there
 
 # The four units of the operations card: the last resort when no plan is left.
 FOUR = """\
@@ -183,9 +185,24 @@ class Group:
             SHIPPED + "/quantum-ess.plan",
         )
 
-    def latched(self) -> bool:
-        """True if a protected unit must not run: flag or record present."""
-        return os.path.lexists(self.flag) or os.path.lexists(self.record)
+    def latched(self, unsure: bool = True) -> bool:
+        """True if a protected unit must not run: flag or record present.
+
+        unsure: what counts if the file system does not say.
+        """
+        return _there(self.flag, unsure) or _there(self.record, unsure)
+
+
+def _there(path: str, unsure: bool) -> bool:
+    """Whether something is there. A look that fails is made again."""
+    for _ in range(2):
+        try:
+            os.lstat(path)
+            return True
+        except OSError as error:
+            if error.errno not in UNSURE:
+                return False
+    return unsure
 
 
 TRADING = Group("/run/quantum/ESS_ON", "/run/quantum-ess", "/var/lib/quantum-ess")

@@ -1,8 +1,8 @@
 """The plan: the compiled configuration, read without a parser on the stop path.
 
 Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAME` and
-`set KEY VALUE` lines, in the order of restart, and `end`, by which the shell scripts know that they
-have read all of it (docs/design.md).
+`set KEY VALUE` lines, in the order of restart, `tree CHECKSUM`, and `end`, by which the shell
+scripts know that they have read all of it (docs/design.md).
 """
 
 import os

@@ -95,6 +95,9 @@ class Release:
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
             self._remember("release-superseded")
+            if (record.load(self.group.record) or {}).get("incident") == self.incident:
+                with contextlib.suppress(OSError):  # nothing was released: the next one begins anew
+                    record.remove(self._under_way)
             if self.trigger == "flag":
                 return False  # nobody waits for an answer, and no unit should fail for this
             raise NotReleased(
@@ -155,6 +158,9 @@ class Release:
         what = self.plan.options.get("resume.what", "running")
         if what == "none":
             return []
+        note = record.load(self._under_way) or {}
+        if self.trigger == "flag" and note.get("incident") == self.incident and "running" in note:
+            return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
             return list(self.record["running"])
         if what == "running":
@@ -170,13 +176,11 @@ class Release:
             record.store(self.group.released, {**self.record, "incident": self.incident})
             record.remove(self.group.record)
             record.sync_directory(self.group.state)
-            with contextlib.suppress(OSError):
-                record.remove(self.group.seen)
-                record.remove(self.group.restored)
-                record.remove(self.group.began)
-                record.remove(self.group.withdrawn)
-            with contextlib.suppress(OSError):  # whatever becomes of us, the watch asks
-                record.remove(self.group.marker_told)
+            group = self.group
+            notes = (group.began, group.seen, group.restored, group.withdrawn)
+            for note in (*notes, group.marker_told):  # without the last the watch asks Redis
+                with contextlib.suppress(OSError):
+                    record.remove(note)
         self._guard()
         held = list(self.group.holders)
         for unit in held:

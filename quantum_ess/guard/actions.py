@@ -47,7 +47,7 @@ class Actions:
         already."""
         if not watch.acts(due):
             return self._warn(watch)
-        latched = self.group.latched()
+        latched = self.group.latched(unsure=False)  # rather a stop too many
         watch.trip(due, latched)
         reason = f"condition {watch.reason()}"
         if watch.rule.mode == "shadow":

@@ -26,10 +26,14 @@ def blow(group: Group, ago: float) -> None:
         file.write(f"{int(1000 * when)} quantum-execution.service\n")
 
 
-def age(group: Group, noticed: float, flag: float) -> float:
-    """Seconds since the stop began, if a process saw it and the flag was set that long ago."""
+def age(group: Group, noticed: float, flag: float, struck: float | None = None) -> float:
+    """Seconds since the stop began, if a process saw it and the flag was set that long ago.
+
+    struck: and if that process dealt its own first blow then, by default when it saw it.
+    """
     now = time.monotonic()
-    return now - account._began(group, time.time() - flag, now - noticed)
+    struck = noticed if struck is None else struck
+    return now - account._began(group, time.time() - flag, now - noticed, now - struck)
 
 
 def test_by_who_was_to_set_the_flag(group: Group) -> None:
@@ -53,6 +57,15 @@ def test_not_by_a_blow_of_an_earlier_stop(group: Group) -> None:
 def test_by_the_flag_however_late_the_account_is(group: Group) -> None:
     blow(group, 3601.0)
     assert age(group, 0.5, 3600.0) == pytest.approx(3601.0, abs=GRAIN)
+
+
+@pytest.mark.parametrize("flag", [30.0, 3600.0, 1e9])
+def test_not_by_a_time_that_the_flag_s_owner_gave_it(group: Group, flag: float) -> None:
+    """What was stopped on purpose in between was not stopped by this."""
+    assert age(group, 0.5, flag) == pytest.approx(0.5, abs=GRAIN)
+    assert age(group, flag, flag, struck=0.5) == pytest.approx(0.5, abs=GRAIN)
+    blow(group, 4.0)
+    assert age(group, 0.5, flag) == pytest.approx(4.0, abs=GRAIN)
 
 
 def test_by_the_empty_record_that_latches_instead(group: Group) -> None:

@@ -128,7 +128,7 @@ def test_a_claim(group: Group) -> None:
         outcome = activate.Outcome(latch.Flag(7, False), strike)
         claim = account._claim(group, outcome)
         assert_usable(claim)
-        assert math.isfinite(account._began(group, 0.0, time.monotonic()))
+        assert math.isfinite(account._began(group, 0.0, time.monotonic(), 9.0))
         request = activate.Request("flag", "")
         so_far = account.Account()
         so_far.incident = "0badcafe-7"

@@ -76,7 +76,8 @@ def test_the_guards_rules_stand_and_fall_with_the_plan(host: Host) -> None:
 def test_the_default_tree_looks_at_no_host(tmp_path: Path) -> None:
     shipped = str(HERE / "etc/quantum-ess.conf")
     assert generator.main(["--default", shipped, str(tmp_path / "tree")]) == 0
-    assert (tmp_path / "tree" / gate.PLAN).read_text() == load([]).plan()
+    lines = (tmp_path / "tree" / gate.PLAN).read_text().splitlines()
+    assert [line for line in lines if not line.startswith("tree ")] == load([]).plan().splitlines()
     assert len(list((tmp_path / "tree").glob("*/*.conf"))) == 5
 
 
