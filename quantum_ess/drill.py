@@ -87,6 +87,7 @@ class Drill:
         say.begin("trading and the kept units")
         self.guard()
         after = observe.identities(self.manager, patterns)
+        self.guard()  # what changed by an activation is not the drill's
         changed = [unit for unit, identity in before.items() if after.get(unit) != identity]
         measured = f"{len(before)} units, the same main PIDs" if before else "none runs"
         say.check("trading untouched", "same main PIDs", " ".join(changed) or measured, not changed)
@@ -151,9 +152,8 @@ class Drill:
         latched = os.path.lexists(DRILL.flag) and os.path.lexists(DRILL.record)
         measured = "flag and record" if latched else "not both flag and record"
         say("latched", "flag and record", measured, latched and kept and rest)
-        held, started = observe.refused(self.canaries)
-        measured = f"{len(held)} refused" if not started else f"STARTED: {' '.join(started)}"
-        say("start refused", f"all {len(self.canaries)}", measured, not started)
+        asked = observe.ask_to_start(self.canaries)
+        say("start refused", f"all {len(self.canaries)}", asked.text, asked.refused)
         alive = observe.hold(self.plan, 0.2, self.guard)
         say(
             "stays stopped", "nothing comes back", " ".join(alive) or "nothing came back", not alive
@@ -287,7 +287,8 @@ def _traces(manager: Manager) -> bool:
     paths = (os.path.dirname(DRILL.flag), DRILL.run, DRILL.state)
     if any(os.path.lexists(path) for path in paths):
         return True
-    return any(u.name == UNDERTAKER or u.active != "inactive" for u in _units(manager))
+    units = [*_units(manager), *manager.units([UNDERTAKER])]
+    return any(unit.active != "inactive" for unit in units)
 
 
 def perform(evidence: Evidence) -> tuple[Drill, dict[str, Any]]:

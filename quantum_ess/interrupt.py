@@ -3,27 +3,61 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def interruptible(restore: Callable[[], None]) -> Iterator[None]:
-    """Run the body; each of the signals is a KeyboardInterrupt. Then restore, undisturbed."""
+class Interruption:
+    """The first of the signals is a KeyboardInterrupt; those that follow, together with it even
+    (systemd sends SIGTERM and SIGHUP), are nothing."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._deaf = self._deferred = self._heard = False
 
-    before = {number: signal.signal(number, interrupt) for number in NUMBERS}
-    try:
-        yield
-    finally:
-        for number in NUMBERS:
+    def hear(self, *_: object) -> None:
+        """The handler."""
+        self._heard = True
+        if not self._deaf and not self._deferred:
+            self._deaf = True
+            raise KeyboardInterrupt
+
+    def be_deaf(self, numbers: Iterable[signal.Signals]) -> None:
+        """From now on they are nothing, nor to programs that are started now."""
+        self._deaf = True
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """What comes in the body is raised at its end."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self._heard:
+            self.hear()
+
+
+@contextmanager
+def interruptible(restore: Callable[[], None]) -> Iterator[Interruption]:
+    """Run the body; each of the signals is a KeyboardInterrupt. Then restore, undisturbed.
+
+    A signal that is ignored, as nohup(1) has it, stays so.
+    """
+    interruption = Interruption()
+    found = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: how for number, how in found.items() if how != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interruption.hear)
+    try:
+        yield interruption
+    finally:
+        interruption.be_deaf(before)
         try:
             restore()
         finally:
-            for number in NUMBERS:
-                signal.signal(number, before[number])
+            for number, how in before.items():
+                signal.signal(number, how)

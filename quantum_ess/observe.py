@@ -73,11 +73,28 @@ def hold(plan: Plan, seconds: float, guard: Guard) -> list[str]:
     return []
 
 
-def refused(units: list[str]) -> tuple[list[str], list[str]]:
-    """Ask systemd to start each of them, as a person would: those that it refused, and the rest."""
-    asked = {unit: process.run("systemctl", "start", unit, seconds=15) for unit in units}
-    held = [unit for unit, done in asked.items() if done.status not in (0, None)]
-    return held, [unit for unit in units if unit not in held]
+class Asked:
+    """What came of asking systemd to start units. started: those that it did not refuse."""
+
+    def __init__(self, ends: dict[str, process.Process]) -> None:
+        self.started = [unit for unit, done in ends.items() if done.status in (0, None)]
+        # Neither: systemctl could not be run, or could not reach systemd.
+        unasked = [u for u, done in ends.items() if done.status == 127 or UNASKED in done.out]
+        held = len(ends) - len(self.started) - len(unasked)
+        self.refused = held == len(ends)
+        self.text = f"{held} refused"
+        if unasked:
+            self.text = f"NOT ASKED: {' '.join(unasked)} ({process.says(ends[unasked[0]])})"
+        if self.started:
+            self.text = f"STARTED: {' '.join(self.started)}"
+
+
+UNASKED = "Failed to connect"  # systemctl's words for that
+
+
+def ask_to_start(units: list[str]) -> Asked:
+    """Ask systemd to start each of them, as a person would."""
+    return Asked({unit: process.run("systemctl", "start", unit, seconds=15) for unit in units})
 
 
 def identities(manager: Manager, patterns: list[str]) -> dict[str, str]:

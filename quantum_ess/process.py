@@ -33,6 +33,11 @@ class Process:
         except OSError as error:
             self.status, self.out = 127, f"{argv[0]}: {error.strerror}"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by now."""
+        return self._child is None or self._child.poll() is not None
+
     def wait(self, seconds: float, guard: Callable[[], None] | None = None) -> Process:
         """Wait for its end, at most so long; then it is killed. guard is asked meanwhile."""
         deadline = time.monotonic() + seconds

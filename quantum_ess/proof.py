@@ -13,12 +13,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from quantum_ess import __version__, account, activate, actor, gate, latch, marker, observe, record
+from quantum_ess import (
+    __version__,
+    account,
+    activate,
+    actor,
+    gate,
+    incidents,
+    latch,
+    marker,
+    observe,
+    record,
+)
 from quantum_ess import plan as plans
 from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
 from quantum_ess.group import TRADING
-from quantum_ess.interrupt import interruptible
+from quantum_ess.interrupt import Interruption, interruptible
 from quantum_ess.process import Process, run, says
 from quantum_ess.status import WATCHERS
 from quantum_ess.systemd import Manager, Refused, Unreachable
@@ -28,8 +39,10 @@ HEADER = f"{'=' * 60}\nESS (EMERGENCY STOP SYSTEM) - E2E PROOF\n{'=' * 60}"
 PASSED = "PASS: All ESS components verified"
 COMMAND = "/usr/bin/quantum-ess"
 TOUCHED = "/var/run/quantum/ESS_ON"  # as the operations card has it
-REASON = "--reason=quantum-ess proof"
+WHY = "quantum-ess proof"
+REASON = f"--reason={WHY}"
 PATIENCE = 10.0  # seconds for anything that has no limit of its own
+LONGEST = 40.0  # seconds; more than an activation may take, also as a unit
 PICKED_UP = 5.0  # seconds until the flag's removal is noticed (operations card)
 CALM = 1.0  # seconds for which nothing may come back
 EVENTS = ("initiated", "latched", "complete")
@@ -66,21 +79,24 @@ class Proof:
         self.ran = self._running()
         self.stops: list[tuple[str, str, float]] = []  # unit, way, seconds
         self._mark: tuple[int, int] | None = None  # of the flag, if it is ours
-        self._setting = False  # an activation of ours is under way
+        self._overtaken = False
+        self._interruption = Interruption()
 
-    def run(self) -> None:
-        """All steps. Raises Overtaken, Unreachable, OSError."""
+    def run(self, interruption: Interruption) -> None:
+        """All steps. Raises Overtaken, Unreachable, OSError, KeyboardInterrupt."""
+        self._interruption = interruption
         kept_before = observe.identities(self.manager, self.plan.keep)
         self.evidence.begin("The host before")
         self._watchers()
         self._gates()
         for way in WAYS:
             self.evidence.begin(f"Stop: {way.title}")
-            stopped = self._stop(way)
+            with interruption.deferred():  # else nobody could tell whose the flag is
+                trigger, found = self._pull(way)
+            stopped = self._judge_stop(way, trigger, found)
             self.evidence.begin(f"Resume: {'rm ' + TOUCHED if way.by_flag else 'deactivate'}")
-            self._resume(way)
-            if not stopped:
-                return  # what can't be stopped is not to be stopped twice more
+            if not (self._resume(way) and stopped):
+                return  # what can't be stopped, or does not come back, is not to be stopped again
         self.evidence.begin("Nothing else")
         kept = observe.identities(self.manager, self.plan.keep)
         changed = [unit for unit, identity in kept_before.items() if kept.get(unit) != identity]
@@ -92,8 +108,10 @@ class Proof:
     def _running(self) -> list[str]:
         alive = observe.populated(self.plan)
         rows = self.manager.units(self.names)
-        active = {u.name for u in rows if u.active in ("active", "activating", "reloading")}
-        found = {unit for unit in {*alive, *active} if self.plan.match(unit)}
+        active = {u.name for u in rows if u.active in ("active", "reloading")}
+        other = {u.name for u in rows if u.active == "activating"}  # a oneshot at its work, say
+        found = {unit for unit in {*alive, *active} - other if self.plan.match(unit)}
+        found = {unit for unit in found if not unit.endswith(".scope")}  # nobody starts those again
         return sorted(found, key=lambda unit: (self.plan.position(unit), unit))
 
     def _watchers(self) -> None:
@@ -117,16 +135,51 @@ class Proof:
 
     # Stop
 
-    def _stop(self, way: Way) -> bool:
-        """One stop and all that is to be seen of it; False if something is still alive."""
-        say = self.evidence
+    def _pull(self, way: Way) -> tuple[Process, observe.Deaths]:
+        """One stop, until all of it is on record, and whether it is ours alone.
+
+        Raises Overtaken: there is one already.
+        """
         self._not_overtaken()
-        say.progress.doing("stopping")
+        self.evidence.progress.doing("stopping")
         alive = observe.populated(self.plan)
-        self._setting = True
         with Process(*way.command) as trigger:
-            found = observe.deaths(self.plan, alive, activate.LIMIT + 1, lambda: None)
-            trigger.wait(PATIENCE)
+
+            def note() -> None:
+                # touch(1) makes the file first and sets its time then; the unit marks it again.
+                if self._mark is None and (way.name == "command" or trigger.ended):
+                    self._mark = latch.mark(TRADING.flag)
+
+            found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
+            trigger.wait(LONGEST)
+            note()
+        self._settle()
+        known = record.load(TRADING.record) or {}
+        self._mark = self._mark or latch.mark(TRADING.flag)
+        _wait(self._as_noted, 0.5)  # giving the flag its content changes its time for a moment
+        why = WHY if way.name == "command" else ""
+        ours = (known.get("trigger", way.name), known.get("reason", why)) == (way.name, why)
+        self._overtaken = not (self._as_noted() and ours and not self._joined())
+        self._mark = latch.mark(TRADING.flag)
+        return trigger, found
+
+    def _as_noted(self) -> bool:
+        """Whether nobody has marked the flag since: that makes its time a later one."""
+        mark, noted = latch.mark(TRADING.flag), self._mark
+        if mark is None or noted is None:
+            return mark is noted
+        return mark[0] == noted[0] and mark[1] <= noted[1]
+
+    def _joined(self) -> bool:
+        """Whether somebody else has activated since the flag was set, as the history has it."""
+        incident = (record.load(TRADING.record) or {}).get("incident")
+        entries = [i.entries for i in incidents.load(TRADING, []) if i.id == incident]
+        again = [e for known in entries for e in known if e["event"] == "repeated"]
+        return any(entry.get("reason") != WHY for entry in again)
+
+    def _judge_stop(self, way: Way, trigger: Process, found: observe.Deaths) -> bool:
+        """All that is to be seen of a stop; False if something is still alive."""
+        say = self.evidence
         seconds = found.last(trigger.began)
         for unit in self.ran:
             at = found.at.get(unit, trigger.began)
@@ -139,12 +192,7 @@ class Proof:
         ok = not found.living and seconds <= activate.LIMIT
         say.check("stopped", f"every process dead within {activate.LIMIT:g} s", measured, ok)
         say.check("exit status", "0", _status(trigger), trigger.status == 0)
-        self._settle()
-        self._setting = False
-        known = record.load(TRADING.record) or {}
-        if known.get("trigger", way.name) != way.name:
-            raise Overtaken  # somebody was quicker, and it is not ours to release
-        self._mark = latch.mark(TRADING.flag)
+        self._not_overtaken()
         if way.by_flag:
             self._path_unit(trigger.began)
         self._latch()
@@ -173,7 +221,8 @@ class Proof:
         def done() -> bool:
             rows = self.manager.units(busy)
             still = any(u.job or u.active == "activating" for u in rows)
-            return not still and account.logged(TRADING)[1] == "complete"
+            incident = (record.load(TRADING.record) or {}).get("incident")
+            return not still and account.logged(TRADING) == (incident, "complete")
 
         _wait(done, PATIENCE)
 
@@ -193,14 +242,14 @@ class Proof:
 
     def _refused(self) -> None:
         self.evidence.progress.doing("trying to start what is held")
-        held, started = observe.refused(self.ran)
-        measured = f"STARTED: {' '.join(started)}" if started else f"{len(held)} refused"
-        self.evidence.check("start refused", "systemctl start fails", measured, not started)
-        if started:
+        asked = observe.ask_to_start(self.ran)
+        self.evidence.check("start refused", "systemctl start fails", asked.text, asked.refused)
+        if asked.started:
             self._not_overtaken()
-            self._setting = True
-            run(COMMAND, "activate", REASON)
-            self._mark, self._setting = latch.mark(TRADING.flag), False
+            with self._interruption.deferred():
+                run(COMMAND, "activate", REASON)
+                self._overtaken = self._joined()
+                self._mark = latch.mark(TRADING.flag)
 
     def _trail(self) -> None:
         incident = str((record.load(TRADING.record) or {}).get("incident", ""))
@@ -224,47 +273,51 @@ class Proof:
         """The marker; that Redis is down, or not used, is no failure of the stop."""
         what = "Redis marker set" if active else "Redis marker cleared"
         wanted = "the time of the activation" if active else "no key"
-        value, problem = None, ""
-        if self.plan.options.get("redis.enabled", "yes") != "yes":
-            problem = "not used ([redis] enabled = no)"
-        else:
-            found = _wait(lambda: self._marker_is(active), 2.0)
-            value, problem = marker.look(self.plan)
-            if not problem:
-                measured = f"{marker.KEY} = {value}" if value else f"{marker.KEY} is absent"
-                self.evidence.check(what, wanted, measured, found)
-                return
-        self.evidence.check(what, wanted, f"not shown: {problem}", None)
+        value: str | None = None
+        problem: str | None = "not used ([redis] enabled = no)"
+        right = False
 
-    def _marker_is(self, active: bool) -> bool:
-        value, problem = marker.look(self.plan)
+        def look() -> bool:
+            nonlocal value, problem, right
+            value, problem = marker.look(self.plan)
+            since = (record.load(TRADING.record) or {}).get("since")
+            right = not problem and (value == since if active else value is None)
+            return right
+
+        if self.plan.options.get("redis.enabled", "yes") == "yes":
+            _wait(look, 2.0)
         if problem:
-            return True
-        since = (record.load(TRADING.record) or {}).get("since")
-        return value == since if active else value is None
+            self.evidence.check(what, wanted, f"not shown: {problem}", None)
+            return
+        measured = f"{marker.KEY} = {value}" if value else f"{marker.KEY} is absent"
+        self.evidence.check(what, wanted, measured, right)
 
     # Resume
 
-    def _resume(self, way: Way) -> None:
+    def _resume(self, way: Way) -> bool:
+        """One release and all that is to be seen of it; False if something does not run again."""
         say = self.evidence
-        self._not_overtaken()
         say.progress.doing("restarting, one after another")
+        self._not_overtaken()
         began = time.monotonic()
         if way.by_flag:
-            os.unlink(TRADING.flag)
+            with self._interruption.deferred():
+                os.unlink(TRADING.flag)
+                self._mark = None
             under_way = _wait(lambda: not TRADING.latched(), PICKED_UP + PATIENCE)
             seconds = time.monotonic() - began
             ok = under_way and seconds <= PICKED_UP
             say.check("removal noticed", f"within {PICKED_UP:g} s", f"{seconds:.2f} s", ok)
-            _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0 * len(self.ran))
+            self._await_release()
         else:
             done = self._deactivate()
+            self._mark = None
             say.check("exit status", "0", _status(done), done.status == 0)
-        self._mark = None
-        self._judge_restart(began)
+        all_run = self._judge_restart(began)
         self._redis(active=False)
+        return all_run
 
-    def _judge_restart(self, began: float) -> None:
+    def _judge_restart(self, began: float) -> bool:
         say = self.evidence
         say.mark("ESS", "resume", began, time.monotonic(), "release")
         missing = [unit for unit in self.ran if unit not in self._running()]
@@ -285,6 +338,7 @@ class Proof:
             say.check(
                 "restart", "what ran runs again, in order", measured, not missing and in_order
             )
+        return set(self.ran) <= set(self._running())
 
     def _entered(self, unit: str) -> float:
         stamp = self.manager.get(self.manager.load(unit), "Unit", "ActiveEnterTimestampMonotonic")
@@ -295,22 +349,30 @@ class Proof:
     def restore(self) -> None:
         """Have what ran run again. An emergency of somebody else's stays."""
         try:
-            if TRADING.latched():
-                self._not_overtaken()
-                self._deactivate()
-            # One that was interrupted goes on by itself.
-            _wait(lambda: not os.path.lexists(TRADING.run + "/releasing"), 60.0)
+            # A flag that has gone is being released; a release that was killed goes on by itself.
+            _wait(lambda: os.path.lexists(TRADING.flag) or not TRADING.latched(), 2 * PICKED_UP)
+            self._await_release()
+            if not TRADING.latched():
+                self._mark = None
+            if TRADING.latched() or os.path.lexists(TRADING.run + "/releasing"):
+                with suppress(Overtaken):
+                    self._not_overtaken()
+                    self._deactivate()
+                self._await_release()
             missing = [unit for unit in self.ran if unit not in self._running()]
-            if missing and not TRADING.latched():
+            if missing and not TRADING.latched() and not self._overtaken:
                 self._start(missing)
             left = [unit for unit in self.ran if unit not in self._running()]
             if left:
                 measured = f"DO NOT RUN: {' '.join(left)}"
                 self.evidence.check("left as found", "what ran runs", measured, False)
-        except Overtaken:
-            _overtaken(self.evidence)
         except (Unreachable, Refused) as error:
             self.evidence.check("left as found", "what ran runs", f"systemd: {error}", False)
+        if self._overtaken:
+            measured = "activated by somebody else, or a release failed: ESS stays ACTIVE"
+            if not TRADING.latched():
+                measured = "somebody else has released ESS meanwhile"
+            self.evidence.check("left as found", "nobody else does anything", measured, False)
 
     def _start(self, units: list[str]) -> None:
         for unit in units:
@@ -321,11 +383,31 @@ class Proof:
     def _deactivate(self) -> Process:
         """Release what we have set, and nothing that somebody else has set since."""
         ours = ("--only", *map(str, self._mark)) if self._mark else ()
-        return run(COMMAND, "deactivate", REASON, *ours, seconds=60.0 * len(self.ran) + PATIENCE)
+        return run(COMMAND, "deactivate", REASON, *ours, seconds=self._release_takes())
+
+    def _release_takes(self) -> float:
+        """Seconds that a release may take, as it is configured."""
+        plan = self.plan
+        each = plan.duration("resume.timeout_ms", 60000) + plan.duration("resume.settle_ms", 500)
+        return each * len(self.ran) + PATIENCE
+
+    def _await_release(self) -> None:
+        """Until none is under way; systemd starts one again that was killed."""
+        seen = time.monotonic()
+
+        def over() -> bool:
+            nonlocal seen
+            if record.under_way(TRADING):
+                seen = time.monotonic()
+            gone = not os.path.lexists(TRADING.run + "/releasing")
+            return gone or time.monotonic() - seen > PATIENCE
+
+        _wait(over, self._release_takes())
 
     def _not_overtaken(self) -> None:
         """Raises Overtaken if the flag is not as it was after our own activation."""
-        if not self._setting and latch.mark(TRADING.flag) != self._mark:
+        if self._overtaken or latch.mark(TRADING.flag) != self._mark:
+            self._overtaken = True
             raise Overtaken
 
 
@@ -342,47 +424,59 @@ def _wait(look: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _overtaken(evidence: Evidence) -> None:
-    measured = "activated by somebody else, or a release failed: ESS stays ACTIVE"
-    evidence.check("left as found", "nobody else activates", measured, False)
-
-
 def ready() -> list[str]:
     """The units that a proof would stop. Raises Failed: there can be no proof now."""
     if TRADING.latched():
         raise Failed("ESS is ACTIVE already: no proof now", hint="see quantum-ess status")
     if os.path.lexists(TRADING.run + "/releasing"):
         raise Failed("a release is under way", hint="see quantum-ess status")
-    units = list(observe.populated(plans.read(TRADING)))
+    return _nonempty(list(observe.populated(plans.read(TRADING))))
+
+
+def _nonempty(units: list[str]) -> list[str]:
     if not units:
         raise Failed("no protected unit runs: nothing to prove", hint="quantum-ess drill does")
     return units
 
 
-def perform(evidence: Evidence) -> Proof:
-    """Run the proof. Raises Failed, KeyboardInterrupt; what ran before runs again in any case."""
+def perform(evidence: Evidence) -> list[tuple[str, str, float]]:
+    """Run the proof; its stops: unit, way, seconds. What ran before runs again in any case.
+
+    Raises Failed, KeyboardInterrupt.
+    """
+    stops: list[tuple[str, str, float]] = []
     with record.lock(TRADING.run + "/proof.lock", 0.0) as locked:
         if not locked:
             raise Failed("another proof is running")
         try:
             with Manager(timeout=5.0) as manager:
                 proof = Proof(evidence, manager)
-                with interruptible(proof.restore), suppress(Overtaken):  # restore says so
-                    proof.run()
+                _nonempty(proof.ran)  # somebody may have stopped them while we asked
+                stops = proof.stops
+                with interruptible(proof.restore) as interruption, suppress(Overtaken):
+                    proof.run(interruption)  # whether it was overtaken, restore says
         except (Unreachable, Refused) as error:
             evidence.check("systemd", "answers", str(error), False)
         except OSError as error:
             evidence.check("files", "can be read and written", str(error), False)
+        except KeyboardInterrupt:
+            evidence.check("the proof", "runs to its end", "interrupted", False)
+            _log(evidence)
+            raise
+    _log(evidence)
+    return stops
+
+
+def _log(evidence: Evidence) -> None:
     text = "; ".join(evidence.failures)
     who = {"trigger": "command", "actor": actor.current()}
     if text:
         Trail(TRADING, "", who).log("proof-failed", f"ESS PROOF FAILED: {text}", priority=3)
     else:
         Trail(TRADING, "", who).log("proof-passed", "ESS PROOF PASSED", priority=5)
-    return proof
 
 
-def result(evidence: Evidence, proof: Proof) -> dict[str, Any]:
+def result(evidence: Evidence, stops: list[tuple[str, str, float]]) -> dict[str, Any]:
     """For `--json`."""
     failures = evidence.failures
     return {
@@ -391,7 +485,7 @@ def result(evidence: Evidence, proof: Proof) -> dict[str, Any]:
         "failures": failures,
         "stops": [
             {"unit": unit, "way": way, "ms": round(1000 * seconds, 1)}
-            for unit, way, seconds in proof.stops
+            for unit, way, seconds in stops
         ],
         "actor": actor.current(),
         "product": __version__,

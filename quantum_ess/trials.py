@@ -39,18 +39,19 @@ def _proof(args: Namespace) -> int:
 
     units = proof.ready()
     if not args.yes:
-        if not sys.stdin.isatty():
+        if not (sys.stdin and sys.stdin.isatty()):
             raise Usage("proof stops trading", hint="to do that from a script: proof --yes")
         print(f"This STOPS TRADING for a while: {' '.join(units)}")
-        if input("Go on? Type yes: ").strip() != "yes":
+        print("Go on? Type yes: ", end="", flush=True)
+        if sys.stdin.readline().strip() != "yes":  # "" at the end of file
             raise Failed("nothing was done")
     with Progress(quiet=args.json) as progress:
         progress.line(proof.HEADER)
         evidence = Evidence(progress)
-        done = proof.perform(evidence)
-    result = proof.result(evidence, done)
+        stops = proof.perform(evidence)
+    result = proof.result(evidence, stops)
     title = "Emergency stop: end-to-end proof"
-    return _conclude(args, evidence, result, (title, proof.PASSED), done.stops)
+    return _conclude(args, evidence, result, (title, proof.PASSED), stops)
 
 
 def _conclude(

@@ -8,7 +8,7 @@ from typing import Any
 
 from host import Host
 from kinds import FOUR, REDIS
-from product import ACTIVE, DONE, FAILED, INACTIVE, USAGE, Ess
+from product import ACTIVE, DONE, FAILED, INACTIVE, RECORD, USAGE, Ess
 from trading import FLAG, Trading
 from waiting import hold, wait_until
 
@@ -56,7 +56,7 @@ def browse(page: Path, *options: str) -> str:
 def test_a_good_host(host: Host, trading: Trading, tmp_path: Path) -> None:
     """PASS; what ran runs again and nothing else; the report is fit to be read in a browser."""
     idle = FOUR[3]
-    host.run("systemctl", "stop", idle)
+    trading.put_down(idle)
     kept = trading.kept_pids()
     done = proof(host, "--report", REPORT)
     lines = done.stdout.splitlines()
@@ -170,6 +170,18 @@ def test_interrupted_and_overtaken(host: Host, trading: Trading) -> None:
     hold(lambda: trading.remaining(), 0.5, "running")
     done = proof(host)
     assert (done.returncode, "ACTIVE already" in done.stderr) == (FAILED, True)
+
+    # Somebody releases in the midst of it: nothing is proved, and everything runs.
+    ess("deactivate")
+    trading.all_running()
+    removed = host.spawn("sh", "-c", f"until grep -qs stop_ms {RECORD}; do :; done; rm {FLAG}")
+    done = proof(host)
+    assert removed.wait(timeout=60) == 0
+    assert (done.returncode, "somebody else has released ESS" in done.stdout) == (FAILED, True), (
+        done
+    )
+    trading.all_running()
+    ess("activate")
 
     # One that comes right before the proof's own release: it is not what that is to release.
     ess("deactivate")
