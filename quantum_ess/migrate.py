@@ -10,17 +10,19 @@ import errno
 import json
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
-from quantum_ess import oldinstall, strictfiles
+from quantum_ess import oldinstall, process, strictfiles
 from quantum_ess.errors import Failed
 from quantum_ess.oldinstall import Found, Step
 
 BACKUPS = "/var/backups/quantum-ess"
 MANIFEST = "manifest.json"
+SETTLED = "settled"
+AGAIN = "quantum-ess migrate --apply"
+UNDECIDED = 3  # exit status of WATCHERS: it has said what somebody must decide
 WATCHERS = "/usr/lib/quantum-ess/watchers"
 PATIENCE = 30.0  # seconds for each call of systemctl
 SHIM = f"""\
@@ -34,22 +36,54 @@ Say = Callable[[str], None]
 def run(do: bool, take_back: bool) -> int:
     """`quantum-ess migrate`: show, or with `do` do, or with `take_back` undo. Raises Failed."""
     if take_back:
-        settle(undo(print), print)
+        place, paths = undo(print)
+        settle(paths, print)
+        os.rename(f"{place}/{MANIFEST}", f"{place}/undone.json")
         return 0
     found = oldinstall.find()
+    unsettled = _unsettled()
     if not do:
         show(found, print)
+        if unsettled:
+            print(f"one was broken off; to end it: {AGAIN}")
         if found.steps:
             print(f"nothing was changed; to do it, with copies in {BACKUPS}:")
             print("         quantum-ess migrate --apply")
         return 0
-    place = apply(found, print)
-    if not place:
+    apply(found, print)
+    if not found.steps and not unsettled:
         show(found, print)
         return 0
-    settle([step.path for step in found.steps], print)
-    print(f"done; the copies are in {place}; to take it back: quantum-ess migrate --undo")
+    unsettled = _unsettled()  # also of a migration that was broken off
+    settle([path for paths in unsettled.values() for path in paths], print)
+    for place in unsettled:
+        strictfiles.create(f"{place}/{SETTLED}", b"")
+    said = f"the copies are in {' and '.join(unsettled)}"
+    each = ", once for each" if len(unsettled) > 1 else ""
+    print(f"done; {said}; to take it back: quantum-ess migrate --undo{each}")
     return 0
+
+
+def _unsettled() -> dict[str, list[str]]:
+    """Places of copies after which systemd has not been told yet, and the paths that changed."""
+    found = {}
+    for name in sorted(_listing(BACKUPS)):
+        place = f"{BACKUPS}/{name}"
+        if os.path.exists(f"{place}/{MANIFEST}") and not os.path.exists(f"{place}/{SETTLED}"):
+            found[place] = [entry["path"] for entry in _manifest(place)]
+    return found
+
+
+def _manifest(place: str) -> list[dict[str, Any]]:
+    """What was done, as it was noted. Raises Failed."""
+    path = f"{place}/{MANIFEST}"
+    try:
+        entries: list[dict[str, Any]] = json.loads(strictfiles.read(path))
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise Failed(f"{path}: {error}") from None
+    return entries
 
 
 def show(found: Found, say: Say) -> None:
@@ -69,38 +103,45 @@ def apply(found: Found, say: Say, root: str = "") -> str:
     if not found.steps:
         return ""
     place = f"{BACKUPS}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    noted = False
     try:
         strictfiles.make_private(root + place)
         manifest = [_keep(root, place, step) for step in found.steps]
         text = json.dumps(manifest, indent=1) + "\n"
-        strictfiles.create(f"{root}{place}/{MANIFEST}", text.encode())
+        strictfiles.create(f"{root}{place}/{MANIFEST}.new", text.encode())
+        os.rename(f"{root}{place}/{MANIFEST}.new", f"{root}{place}/{MANIFEST}")
+        noted = True
         for step in found.steps:
             _do(root, step)
             say(f"{step.deed:8} {step.path}")
     except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        if not noted:
+            raise Failed(f"{why}; nothing was changed") from None
         raise Failed(
-            f"{error.filename}: {error.strerror}; the copies are in {place}",
+            f"{why}; the copies are in {place}",
             hint="what was done so far is taken back by: quantum-ess migrate --undo",
         ) from None
     return place
 
 
-def undo(say: Say, root: str = "") -> list[str]:
-    """Put back what the last --apply took away; the paths. Raises Failed."""
+def undo(say: Say, root: str = "") -> tuple[str, list[str]]:
+    """Put back what the last --apply took away; where it was kept, the paths. Raises Failed."""
     places = sorted(name for name in _listing(root + BACKUPS) if name[:1].isdigit())
     kept = [name for name in places if os.path.exists(f"{root}{BACKUPS}/{name}/{MANIFEST}")]
     if not kept:
         raise Failed(f"nothing to undo: no migration is kept in {BACKUPS}")
     place = f"{BACKUPS}/{kept[-1]}"
+    manifest = _manifest(root + place)
     try:
-        manifest: list[dict[str, Any]] = json.loads(strictfiles.read(f"{root}{place}/{MANIFEST}"))
+        for entry in manifest:
+            _check_back(root, place, entry)
         for entry in manifest:
             _put_back(root, place, entry)
             say(f"restored {entry['path']}")
-        os.rename(f"{root}{place}/{MANIFEST}", f"{root}{place}/undone.json")
     except OSError as error:
         raise Failed(f"{error.filename}: {error.strerror}; the copies are in {place}") from None
-    return [entry["path"] for entry in manifest]
+    return root + place, [entry["path"] for entry in manifest]
 
 
 def settle(paths: list[str], say: Say) -> None:
@@ -109,17 +150,26 @@ def settle(paths: list[str], say: Say) -> None:
     Units that are active under the names of what was changed are ended first; none of them is a
     trading unit. Whether watchers may start is decided as at an installation.
     """
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        return
     names = sorted({os.path.basename(path) for path in paths if "/systemd/" in path})
-    _systemctl("daemon-reload")
+    # What it still knows must not be ended: the old ExecStop= was a deactivation.
+    if _systemctl("daemon-reload") != 0:
+        raise Failed(
+            "systemd did not read its units again: what it knows is what was there before",
+            hint="see why: systemctl daemon-reload; and then: quantum-ess status",
+        )
     # By now these names mean the definitions on disk; to stop what watches stops nothing else.
     active = [name for name in names if _systemctl("is-active", "--quiet", name) == 0]
     for name in active:
         _systemctl("stop", name)
     for name in names:
         _systemctl("reset-failed", name)
-    done = subprocess.run((WATCHERS,), text=True, capture_output=True, timeout=PATIENCE * 2)
-    for line in done.stderr.splitlines():
+    done = process.run(WATCHERS, seconds=PATIENCE * 2)
+    for line in done.out.splitlines():
         say(line)
+    if done.status not in (0, UNDECIDED):  # one may be masked, which is somebody's decision
+        say("not all that watches the flag was started: quantum-ess status")
 
 
 def _keep(root: str, place: str, step: Step) -> dict[str, Any]:
@@ -147,14 +197,22 @@ def _do(root: str, step: Step) -> None:
         strictfiles.unlink(root + step.path)
 
 
+def _check_back(root: str, place: str, entry: dict[str, Any]) -> None:
+    """Raises OSError if it can't be put back. All are looked at before one is changed."""
+    path = root + entry["path"]
+    if "link" in entry:
+        return
+    content = strictfiles.read(f"{root}{place}/files{entry['path']}")
+    if os.path.lexists(path) and strictfiles.read(path) not in (content, SHIM.encode()):
+        raise FileExistsError(errno.EEXIST, "is there with other content", path)
+
+
 def _put_back(root: str, place: str, entry: dict[str, Any]) -> None:
     path = root + entry["path"]
     if "link" in entry:
         strictfiles.link(path, entry["link"])
         return
     content = strictfiles.read(f"{root}{place}/files{entry['path']}")
-    if os.path.lexists(path) and strictfiles.read(path) not in (content, SHIM.encode()):
-        raise FileExistsError(errno.EEXIST, "is there with other content", path)
     strictfiles.replace(path, content, int(entry["mode"]), (int(entry["uid"]), int(entry["gid"])))
 
 
@@ -166,14 +224,6 @@ def _listing(directory: str) -> list[str]:
 
 
 def _systemctl(*argv: str) -> int:
-    """Exit status of systemctl; 1 if there is no systemd to talk to or it does not answer."""
-    try:
-        return subprocess.run(
-            ("systemctl", *argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=PATIENCE,
-        ).returncode
-    except (OSError, subprocess.TimeoutExpired):
-        return 1
+    """Exit status of systemctl; 1 if it does not answer."""
+    status = process.run("systemctl", *argv, seconds=PATIENCE).status
+    return 1 if status is None else status

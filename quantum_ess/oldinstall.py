@@ -61,14 +61,14 @@ class Found:
 def find(root: str = "") -> Found:
     """Look through the host, or through what is below `root`. Raises nothing."""
     shadows = list(_shadows(root))
-    steps = [*shadows, *_links(root)]
     controllers = {CONTROLLER, *_named(root, [step.path for step in shadows])}
-    steps += [
+    # First: once its units have gone, nobody says where one is.
+    steps = [
         Step("replace", path, "by one that runs quantum-ess, for the scripts that call it")
         for path in sorted(controllers)
         if _is_old_controller(root + path)
     ]
-    return Found(tuple(steps), tuple(_mentions(root)))
+    return Found((*steps, *shadows, *_links(root)), tuple(_mentions(root)))
 
 
 def _shadows(root: str) -> Iterator[Step]:
