@@ -19,7 +19,7 @@ def main() -> None:
         for other in (error, *getattr(error, "others", ())):
             _complain(str(other))
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            _say(f"  {error.hint}")
         status = error.status
     except BrokenPipeError:
         status = 1
@@ -54,7 +54,15 @@ def _flushed(status: int) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"quantum-ess: {text}", file=sys.stderr)
+    _say(f"quantum-ess: {text}")
+
+
+def _say(text: str) -> None:
+    """On stderr; that it can't be written must not change the exit status."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nor what is left in the buffer
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
+Answer = TypeVar("Answer", str, int)
 Actor = dict[str, str | int]
 NAME_SERVICE = 1.0  # seconds
 UNSET = 4294967295  # loginuid of a process that nobody logged in for (audit, proc(5))
@@ -49,31 +52,39 @@ def name(uid: int) -> str:
 
     Not every name service has a time limit: only the local one is asked right here.
     """
-    found = _local(uid)
-    if found:
-        return found
-    names: list[str] = []
+    local = next((row[0] for row in _local() if row[2] == str(uid)), "")
+    return local or _in_time(lambda: pwd.getpwuid(uid).pw_name) or str(uid)
 
-    def ask() -> None:
-        with suppress(KeyError):
-            names.append(pwd.getpwuid(uid).pw_name)
+
+def number(user: str) -> int | None:
+    """Uid of that login name, None if none is known within a second."""
+    local = next((row[2] for row in _local() if row[0] == user), "")
+    return int(local) if local.isdecimal() else _in_time(lambda: pwd.getpwnam(user).pw_uid)
+
+
+def _in_time(ask: Callable[[], Answer]) -> Answer | None:
+    answers: list[Answer] = []
+
+    def run() -> None:
+        with suppress(KeyError, ValueError):
+            answers.append(ask())
 
     try:
-        thread = threading.Thread(target=ask, daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(NAME_SERVICE)
     except RuntimeError:  # no thread to be had
         pass
-    return names[0] if names else str(uid)
+    return answers[0] if answers else None
 
 
-def _local(uid: int) -> str:
+def _local() -> list[list[str]]:
     try:
         with open("/etc/passwd", encoding="utf-8", errors="replace") as file:
             rows = [line.split(":") for line in file]
     except OSError:
-        return ""
-    return next((row[0] for row in rows if len(row) > 2 and row[2] == str(uid)), "")
+        return []
+    return [row for row in rows if len(row) > 2]
 
 
 def _tty() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 
 from quantum_ess import checkunits, record
 from quantum_ess import plan as plans
@@ -63,3 +64,6 @@ def _remember(path: str, text: str) -> None:
         os.rename(draft, path)
     except OSError:
         return  # not root, or /run is full: the next one asks again
+    finally:
+        with suppress(OSError):
+            os.unlink(draft)

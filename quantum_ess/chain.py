@@ -25,10 +25,11 @@ class Chain:
     """All records of a group's history as they lie in its files, rotated ones included."""
 
     def __init__(self, group: Group) -> None:
-        self.lines, self.copied = history.load(group)
+        self.noted = history.head(group)  # first: records may be added meanwhile
+        self.unread: list[str] = []
+        self.lines, self.copied = history.load(group, self.unread)
         self.records = [line for line in self.lines if line.entry]
         self.place = group.history
-        self.noted = history.head(group)
         self.flaws = sorted(self._flaws(), key=lambda flaw: flaw.grave, reverse=True)
 
     @property
@@ -40,10 +41,14 @@ class Chain:
         return Link(_number(last), history.digest(last.raw))
 
     def _flaws(self) -> Iterator[Flaw]:
+        for text in self.unread:
+            place, _, why = text.partition(": ")
+            yield Flaw(place, f"could not be read: {why}")
         yield from self._misplaced()
-        yield from self._missing()
         yield from self._altered()
-        yield from self._truncated()
+        if not self.unread:  # else what is missing may be there
+            yield from self._missing()
+            yield from self._truncated()
         for path in self.copied:
             yield Flaw(path, "its records are in another file too: a rotation broke off", False)
         missing = any(True for _ in self._missing())

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from quantum_ess import __version__
 from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified, Usage
@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 DESCRIPTION = "Emergency stop for the trading services of a systemd host."
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose exit status does not depend on whether its words can be written."""
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse has it. Raises SystemExit."""
+        usage = self.format_usage().removesuffix("\n")
+        complain(message, before=usage)
+        raise SystemExit(Usage.status)
+
+
 def build() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="quantum-ess", description=DESCRIPTION)
+    parser = Parser(prog="quantum-ess", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"quantum-ess {__version__}")
     parser.add_argument("--group", choices=("drill",), help=argparse.SUPPRESS)  # `drill` gives it
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -346,6 +356,9 @@ def work(group: Group, kind: str) -> int:
     return 0
 
 
-def complain(text: str) -> None:
-    """One line on stderr, with the program's name."""
-    print(f"quantum-ess: {text}", file=sys.stderr, flush=True)
+def complain(text: str, before: str = "") -> None:
+    """One line on stderr, with the program's name; nothing depends on its being read."""
+    try:
+        print(f"{before}\n" * bool(before) + f"quantum-ess: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # for the flush at the exit

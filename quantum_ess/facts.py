@@ -7,11 +7,11 @@ own, never silence.
 from __future__ import annotations
 
 import os
-import pwd
 import time
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from quantum_ess import actor
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
@@ -113,13 +113,10 @@ class Facts:
         """Users that protected services run as, root not among them: uid to name."""
         found = {}
         for _, known in self.services():
-            user = str(known.get("User") or "")
-            try:
-                entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            except (KeyError, ValueError):
-                continue
-            if entry.pw_uid:
-                found[entry.pw_uid] = entry.pw_name
+            user = str(known.get("User") or "root")
+            uid = int(user) if user.isdecimal() else actor.number(user)
+            if uid:
+                found[uid] = actor.name(uid)
         return found
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any, NamedTuple
@@ -20,12 +21,9 @@ from quantum_ess import record as records
 from quantum_ess.group import Group
 
 ZERO = "0" * 64  # the hash that record 1 carries
-NO_FILE = (
-    errno.ENOENT,
-    errno.EINVAL,
-    errno.ELOOP,
-    errno.ENXIO,
-)  # it has gone, or is something else
+NOT_A_FILE = (errno.EINVAL, errno.ELOOP, errno.ENXIO)
+NO_FILE = (errno.ENOENT, *NOT_A_FILE)  # it has gone, or is something else
+DAMAGED = "damaged: "  # what is wrong with a file for good, and not for once
 TAIL = 1 << 20  # bytes; more than the longest record
 LONGEST_TEXT = 4096  # characters of a reason, as in the journal
 LOCK_SECONDS = 2.0
@@ -105,42 +103,75 @@ def fold(group: Group, quiet: float = QUIET) -> None:
     """
     for number, path in enumerate(_listed(group.refused)):
         with suppress(OSError):
-            if time.time() - os.lstat(path).st_mtime >= quiet:
+            if not 0 <= time.time() - os.lstat(path).st_mtime < quiet:  # one of the future too
                 os.makedirs(group.history_spool, 0o755, exist_ok=True)
                 name = f"{time.time_ns():020d}.{os.getpid()}.{number}"
                 os.rename(path, f"{group.history_spool}/{name}")
 
 
 def waiting(group: Group) -> list[Entry]:
-    """Records that are not in the file yet, oldest first."""
+    """Records that are not in the file yet, oldest first.
+
+    Looked for in the order in which they move on, so that none is missed on its way.
+    """
+    refused, spooled = (_bodies(path) for path in (group.refused, group.history_spool))
+    return spooled + [new for new in refused if new not in spooled]
+
+
+def _bodies(directory: str) -> list[Entry]:
     found = []
-    for path in (*_listed(group.history_spool), *_listed(group.refused)):
+    for path in _listed(directory):
         with suppress(OSError):
             found.append(_body(path))
     return [new for new in found if new]
 
 
-def files(group: Group) -> list[str]:
-    """The file in use and the rotated ones, oldest first: by the numbers of their records."""
+def files(group: Group, problems: list[str] | None = None) -> list[str]:
+    """The file in use and the rotated ones, oldest first: by the numbers of their records.
+
+    problems: takes what could not be read, and why.
+    """
     directory, _, name = group.history.rpartition("/")
     try:
         names = [n for n in os.listdir(directory) if n.startswith(name) and not n.endswith(".new")]
-    except OSError:
+    except OSError as error:
+        _note(problems, directory, error)
         return []
-    first = {f"{directory}/{name}": _first(f"{directory}/{name}") for name in names}
+    first = {path: _first(path, problems) for path in (f"{directory}/{name}" for name in names)}
     return sorted((path for path in first if first[path]), key=lambda path: (first[path], path))
 
 
-def load(group: Group) -> tuple[list[Line], list[str]]:
+def _note(problems: list[str] | None, path: str, error: Exception) -> None:
+    if problems is None or getattr(error, "errno", None) in NOT_A_FILE:
+        return
+    # A file that is being compressed ends too early; its records are in the other one still.
+    if not isinstance(error, EOFError) or not os.path.exists(path.removesuffix(".gz")):
+        text = f"{path}: {getattr(error, 'strerror', None) or f'{DAMAGED}{error}'}"
+        if text not in problems:
+            problems.append(text)
+
+
+def load(group: Group, problems: list[str]) -> tuple[list[Line], list[str]]:
     """Every line, oldest first, and the files that hold copies of another's records.
 
     While logrotate(8) compresses a file, and after it was broken off at that, both are there.
+    problems: takes what could not be read, and why.
     """
+    for _ in range(3):
+        unread: list[str] = []
+        found, copied = _load(group, unread)
+        if not any(text.endswith(os.strerror(errno.ENOENT)) for text in unread):
+            break  # else it was rotated meanwhile: its records are in another file
+    problems += unread
+    return found, copied
+
+
+def _load(group: Group, problems: list[str]) -> tuple[list[Line], list[str]]:
     found: list[Line] = []
     holder: dict[bytes, str] = {}
     copied: list[str] = []
-    for path in files(group):
-        for line in lines(path):
+    for path in files(group, problems):
+        for line in lines(path, problems):
             if not line.entry or holder.setdefault(line.raw, path) == path:
                 found.append(line)
             elif path not in copied:
@@ -148,20 +179,23 @@ def load(group: Group) -> tuple[list[Line], list[str]]:
     return found, copied
 
 
-def _first(path: str) -> int:
+def _first(path: str, problems: list[str] | None) -> int:
     """The number of a file's first record, 0 if it has none."""
-    return next((line.entry["n"] for line in lines(path) if line.entry), 0)
+    return next((line.entry["n"] for line in lines(path, problems) if line.entry), 0)
 
 
-def lines(path: str) -> Iterator[Line]:
-    """Every line of a file, also a compressed one. A file that can't be read has none."""
+def lines(path: str, problems: list[str] | None = None) -> Iterator[Line]:
+    """Every line of a file, also a compressed one, as far as it can be read.
+
+    problems: takes why it could not.
+    """
     try:
         with open(path, "rb", opener=_open) as plain:
             file = _unpacked(plain) if path.endswith(".gz") else plain
             for number, raw in enumerate(file, 1):
                 yield Line(path, number, raw.rstrip(b"\n"), parse(raw))
-    except (OSError, EOFError):
-        return
+    except (OSError, EOFError, zlib.error) as error:
+        _note(problems, path, error)
 
 
 def parse(raw: bytes) -> Entry | None:
@@ -275,7 +309,7 @@ def _tail(path: str) -> bytes:
                 return _unpacked(file).read()[-TAIL:]
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             return file.read()
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return b""
 
 

@@ -26,22 +26,33 @@ def show_history(group: Group, args: argparse.Namespace) -> int:
         if args.incident:
             raise Usage("--verify checks the whole history: it takes no ID")
         return verify(group, args.json)
+    unread: list[str] = []
     if args.incident:
-        found = incidents.find(group, args.incident)
+        found = incidents.find(group, args.incident, unread)
         if args.report:
             _report(args.report, group, found)
         data: Any = {**found.summary(), "records": found.entries}
         print(json.dumps(data, indent=2) if args.json else tell(found))
-        return 0
-    known = incidents.load(group)
+        return _whole(unread)
+    known = incidents.load(group, unread)
     if args.report:
         _report(args.report, group, known)
     if args.json:
         print(json.dumps([incident.summary() for incident in known], indent=2))
     elif known:
         print(table(known, _width()))
-    else:
+    elif not unread:
         print("No incident is on record.")
+    return _whole(unread)
+
+
+def _whole(unread: list[str]) -> int:
+    """0 if all could be read. Raises Failed."""
+    if unread:
+        raise Failed(
+            f"not all of the history could be read: {'; '.join(unread)}",
+            hint="the trail is in the journal too: journalctl -t quantum-ess",
+        )
     return 0
 
 
@@ -156,13 +167,16 @@ def show_log(group: Group, follow: bool, count: int) -> int:
         os.execvp(command[0], command + (["-f"] if follow else []))
     why = "journald has not all of it yet" if listens else "journald does not listen"
     print(f"quantum-ess: {why}: this is the history", file=sys.stderr)
-    known = _told(group)
+    unread: list[str] = []
+    known = _told(group, unread)
+    for problem in unread:
+        print(f"quantum-ess: could not be read: {problem}", file=sys.stderr)
     print("\n".join(known[-count:]), flush=True)
     told = set(known)
     while follow:
         time.sleep(POLL)
         # Not always at the end: a start may be refused before the stop itself is on record.
-        for line in _told(group):
+        for line in _told(group, []):
             if line not in told:
                 print(line, flush=True)
                 told.add(line)
@@ -175,10 +189,10 @@ def _in_the_journal() -> bool:
     return bool(process.run(*command, seconds=10).out)
 
 
-def _told(group: Group) -> list[str]:
+def _told(group: Group, unread: list[str]) -> list[str]:
     told = [
         (when, f"{when} {incident.id}: {text}")
-        for incident in incidents.load(group)
+        for incident in incidents.load(group, unread)
         for when, text in incident.timeline()
     ]
     return [line for _, line in sorted(told)]

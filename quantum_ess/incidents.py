@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from quantum_ess import history, record
@@ -14,6 +15,7 @@ from quantum_ess.group import Group
 from quantum_ess.history import Entry
 from quantum_ess.trail import short
 
+NEWEST = 1000  # records among which one is looked for that was just written
 ENDS = ("released", "release-superseded")
 
 
@@ -37,7 +39,8 @@ class Incident:
     def began(self) -> str:
         """When the flag was set, as exactly as it is known."""
         if isinstance(self.start.get("epoch"), int | float):
-            return history.stamp(self.start["epoch"])
+            with suppress(ValueError, OverflowError, OSError):  # somebody has altered it
+                return history.stamp(self.start["epoch"])
         return str(self.entries[0]["time"])
 
     @property
@@ -86,25 +89,31 @@ class Incident:
         return sorted(told, key=lambda line: line[0])
 
 
-def load(group: Group) -> list[Incident]:
-    """Every incident in the history, oldest first, with what waits to be written."""
-    entries = [line.entry for line in history.load(group)[0] if line.entry]
-    entries += history.waiting(group)
+def load(group: Group, problems: list[str]) -> list[Incident]:
+    """Every incident in the history, in the order of its records, with what waits to be written.
+
+    problems: takes what could not be read, and why.
+    """
+    waits = history.waiting(group)  # first, or one could be missed that is being written
+    entries = [line.entry for line in history.load(group, problems)[0] if line.entry]
+    if waits:
+        known = [{key: e[key] for key in e if key not in ("n", "prev")} for e in entries[-NEWEST:]]
+        entries += [entry for entry in waits if entry not in known]
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["incident"]:
             found.setdefault(entry["incident"], []).append(entry)
     now = (record.load(group.record) or {}).get("incident") if group.latched() else None
-    incidents = [Incident(name, known, name == now) for name, known in found.items()]
-    return sorted(incidents, key=lambda incident: incident.began)
+    # Not sorted by their times: the clock may have been set back.
+    return [Incident(name, known, name == now) for name, known in found.items()]
 
 
-def find(group: Group, wanted: str) -> Incident:
+def find(group: Group, wanted: str, problems: list[str]) -> Incident:
     """The incident of that id, or the one whose id begins so; `last` is the latest.
 
     Raises Failed.
     """
-    known = load(group)
+    known = load(group, problems)
     if wanted == "last" and known:
         return known[-1]
     exact = [incident for incident in known if incident.id == wanted]
@@ -112,7 +121,8 @@ def find(group: Group, wanted: str) -> Incident:
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} incidents have an id that begins with" if found else "no incident"
-    raise Failed(f"{problem} {wanted!r}", hint="quantum-ess history lists them")
+    more = f"; not all could be read: {'; '.join(problems)}" if problems else ""
+    raise Failed(f"{problem} {wanted!r}{more}", hint="quantum-ess history lists them")
 
 
 def tell(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -120,7 +130,7 @@ def tell(entry: Entry) -> Iterator[tuple[str, str]]:
     when, teller = str(entry["time"]), _TELLERS.get(entry["event"])
     try:
         yield from list(teller(when, entry)) if teller else [(when, _plain(entry))]
-    except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError, OSError):
         yield when, _plain(entry)  # somebody has altered it, see --verify
 
 

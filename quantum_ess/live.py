@@ -35,7 +35,10 @@ def run(text: Callable[[bool], str]) -> None:
 def screen(text: str) -> str:
     """The text as it overwrites the one before, line by line, as far as the screen goes."""
     lines = [f"{time.strftime('%H:%M:%S')}  (Ctrl-C ends)", *text.splitlines()]
-    shown = lines[: max(shutil.get_terminal_size().lines - 1, 1)]
+    room = max(shutil.get_terminal_size().lines - 1, 2)
+    shown = lines if len(lines) <= room else lines[: room - 1]
+    if shown is not lines:
+        shown = [*shown, f"... {len(lines) - len(shown)} more lines: quantum-ess status"]
     return HOME + "".join(f"{line}{REST_OF_LINE}\r\n" for line in shown) + REST_OF_SCREEN
 
 

@@ -19,11 +19,14 @@ TRADING = {"group": "trading"}
 
 
 def families(group: Group) -> Iterator[Metric]:
-    """Nothing if there is no history yet."""
+    """Nothing if there is no history yet, or if not all of it can be read for once: a counter that
+    goes back and returns counts twice."""
     yield from _notifications(group)
-    if not history.files(group):
+    unread: list[str] = []
+    past = incidents.load(group, unread)
+    once = [text for text in unread if f": {history.DAMAGED}" not in text]
+    if once or not history.files(group):
         return
-    past = incidents.load(group)
     by = Counter(str(incident.start.get("trigger")) for incident in past if incident.start)
     others = sum(count for trigger, count in by.items() if trigger not in TRIGGERS)
     counted: Samples = [(TRADING | {"trigger": name}, by[name]) for name in TRIGGERS]
@@ -49,6 +52,6 @@ def _failures(sent: Entry) -> float:
 def _notifications(group: Group) -> Iterator[Metric]:
     """Those that were tried and have not arrived: a line each in a file that notify leaves."""
     path = group.run + "/notify-problem"
-    waiting = len(record.text(path).splitlines())
+    waiting = len(record.text(path, record.LONGEST).splitlines())
     known: Samples = [({}, waiting)] if os.path.lexists(path) else []
     yield gauge("notifications_pending", "Notifications that failed and are tried again.", known)

@@ -48,11 +48,12 @@ class Host(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family, once."""
         yield gauge("build_info", "Version of quantum-ess.", [({"version": __version__}, 1)])
-        latched = {name: group.latched() for name, group in self.groups.items()}
-        active: Samples = [({"group": name}, value) for name, value in latched.items()]
-        yield gauge("active", "1 while ESS is active: no protected unit may run.", active)
         trading = self.groups["trading"]
         seen = status.collect(trading)
+        latched = {name: group.latched() for name, group in self.groups.items()}
+        latched["trading"] = seen["status"] == "ACTIVE"  # of the moment that the units are shown at
+        active: Samples = [({"group": name}, value) for name, value in latched.items()]
+        yield gauge("active", "1 while ESS is active: no protected unit may run.", active)
         yield from _incident(trading, latched["trading"])
         yield from _units(seen)
         yield from _armed(trading)

@@ -11,7 +11,9 @@ Whatever is given as text is escaped; only `picture` takes markup, that of quant
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -115,6 +117,9 @@ def _cell(text: str) -> str:
 
 def write(path: str, html: str) -> None:
     """Put the page there, whole or not at all, readable by its owner only. Raises OSError."""
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        # /dev/null, say, and /dev/stdout, which is a link: it would be replaced, for everybody.
+        raise OSError(errno.EEXIST, "is there and not a regular file", path)
     directory = os.path.dirname(os.path.abspath(path))
     fd, draft = tempfile.mkstemp(prefix=".quantum-ess-", suffix=".html", dir=directory)
     try:

@@ -16,6 +16,7 @@ from quantum_ess.guard import state as guards
 from quantum_ess.plan import Plan
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
+STATES = ("LoadState", "ActiveState", "SubState")
 Units = dict[str, str]
 
 
@@ -23,8 +24,12 @@ def collect(group: Group) -> dict[str, Any]:
     """Everything that `status --json` prints (documented in quantum-ess(8)). Raises nothing."""
     plan = plans.read(group)
     problems: list[str] = []
-    states = _states(plan, problems)
     active = group.latched()
+    states = _states(plan, problems)
+    if group.latched() != active:  # in the middle of a stop or of a release
+        active = not active
+        problems.clear()
+        states = _states(plan, problems)
     kept = [name for name in states if plan.keeps(name) and not plan.match(name)]
     protected = [name for name in states if plan.match(name)]
     data: dict[str, Any] = {
@@ -61,7 +66,7 @@ def collect(group: Group) -> dict[str, Any]:
         problems.append(denied)
     for name in ("hook-problem", "notify-problem"):
         kind = {"hook-problem": "hook failed", "notify-problem": "notification not sent"}[name]
-        lines = record.text(f"{group.run}/{name}").splitlines()
+        lines = record.text(f"{group.run}/{name}", record.LONGEST).splitlines()
         problems += [f"{kind}: {line}" for line in lines]
     data["problems"] = problems
     return data
@@ -120,8 +125,9 @@ def _states(plan: Plan, problems: list[str]) -> Units:
             known = {u.name: u for u in manager.units([*names, *WATCHERS])}
             for name in states:
                 if name not in known:
-                    states[name] = str(manager.get(manager.load(name), "Unit", "LoadState"))
-                    states[name] = {"loaded": "inactive"}.get(states[name], states[name])
+                    path = manager.load(name)  # an alias too, which systemd does not list
+                    load, active, sub = (str(manager.get(path, "Unit", key)) for key in STATES)
+                    states[name] = _phrase(load, active, sub)
     except (Unreachable, Refused) as error:
         return _by_cgroup(plan, states, problems, str(error))
     states.update({name: _phrase(u.load, u.active, u.sub) for name, u in known.items()})

@@ -141,7 +141,7 @@ def test_a_compression_that_broke_off(group: Group, torn: bool) -> None:
     Path(group.history + ".1.gz").write_bytes(packed[:-12] if torn else packed)
     add(group, 1, "activated")
     assert numbers(group) == [1, 2, 3]
-    told = [len(incident.entries) for incident in incidents.load(group)]
+    told = [len(incident.entries) for incident in incidents.load(group, [])]
     assert sum(told) == 3
     (flaw,) = chain.Chain(group).flaws
     assert not flaw.grave and str(flaw).startswith(f"{group.history}.1.gz: its records are in")
@@ -270,7 +270,7 @@ def test_incidents(group: Group) -> None:
     for new in (start, refused, end, history.entry("activated", "a-2", epoch=2000, living=["y"])):
         history.append(group, new)
     Path(group.record).write_text('{"incident": "a-2"}')
-    first, second = incidents.load(group)
+    first, second = incidents.load(group, [])
     data = first.summary()
     assert (data["state"], data["downtime_s"], data["stop_ms"]) == ("released", 10.5, 12.5)
     assert data["began"] == "1970-01-01T00:16:40.250Z" and data["stopped"] == ["x.service"]
@@ -283,14 +283,14 @@ def test_incidents(group: Group) -> None:
     page = historyreport.of_one(group, first) + historyreport.of_all(group, [second])
     assert first.id in page and "verified stopped in 0.013 s" in page and "NOT VERIFIED" in page
     assert "<b>stale" not in page and "&lt;b&gt;stale" in page
-    assert incidents.find(group, "a-1").id == "a-1"
-    assert incidents.find(group, "last").id == "a-2"
+    assert incidents.find(group, "a-1", []).id == "a-1"
+    assert incidents.find(group, "last", []).id == "a-2"
 
 
 def test_an_altered_record_breaks_nothing(group: Group) -> None:
     odd = {"epoch": "soon", "stop_ms": [], "started": 1, "actor": 7, "living": {}, "why": None}
     for event in ("activated", "released", "refused", "unlatched", "release-failed", "whatever"):
         history.append(group, {**history.entry(event, "a"), **odd})
-    (incident,) = incidents.load(group)
+    (incident,) = incidents.load(group, [])
     assert len(incident.timeline()) >= 6
     json.dumps(incident.summary())

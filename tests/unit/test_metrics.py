@@ -31,7 +31,7 @@ class Made:
         self.group = Group(flag, run, state)
         os.mkdir(self.group.run)
         os.mkdir(self.group.state)
-        self.status: dict[str, Any] = {"status": "INACTIVE", "protected": [], "kept": []}
+        self.status: dict[str, Any] = {"protected": [], "kept": []}
         self.parts = dict.fromkeys(armed.PARTS, True)
 
     def samples(self, name: str = "") -> list[Sample]:
@@ -52,7 +52,10 @@ class Made:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     host = Made(tmp_path)
-    monkeypatch.setattr(status, "collect", lambda group: host.status)
+    title = {True: "ACTIVE", False: "INACTIVE"}
+    monkeypatch.setattr(
+        status, "collect", lambda group: {**host.status, "status": title[group.latched()]}
+    )
     monkeypatch.setattr(armed, "parts", lambda group: host.parts)
     return host
 

@@ -2,11 +2,13 @@
 
 import builtins
 import errno
+import gzip
 import json
 import os
 import pwd
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,10 @@ from quantum_ess import (
     activate,
     actor,
     cgroup,
+    chain,
     history,
     hooks,
+    incidents,
     latch,
     marker,
     outbox,
@@ -281,3 +285,66 @@ def test_who_has_only_seen_a_flag_spares_what_a_release_starts(
     assert strike.blow() == []
     os.unlink(releasing)
     assert strike.blow() == [] and len(killed) == 3, "what it started is up by now"
+
+
+def test_a_look_at_the_latch_that_fails_is_no_open_latch(group: Group, fail: Fail) -> None:
+    assert not group.latched()
+    Path(group.record).write_text("{}")
+    fail(os, "lstat", group.record, errno.EIO)
+    assert group.latched(), "it looks again"
+    os.unlink(group.record)
+    for _ in range(2):
+        fail(os, "lstat", group.flag, errno.EIO)
+    assert group.latched(), "nobody can say that it is open"
+
+
+def test_a_history_that_can_t_be_read_is_not_an_empty_one(group: Group, fail: Fail) -> None:
+    assert history.append(group, entry()) == ""
+    unread: list[str] = []
+    fail(os, "open", "history.jsonl", errno.EMFILE)
+    assert history.load(group, unread)[0] == []
+    assert unread == [f"{group.history}: Too many open files"]
+    fail(os, "open", "history.jsonl", errno.EIO)
+    (flaw,) = chain.Chain(group).flaws
+    assert str(flaw) == f"{group.history}: could not be read: Input/output error"
+
+
+def test_a_record_beside_a_rotated_file_that_is_damaged(group: Group) -> None:
+    assert history.append(group, entry()) == ""
+    packed = bytearray(gzip.compress(Path(group.history).read_bytes() * 50))
+    packed[20:30] = bytes(10)
+    Path(group.history + ".1.gz").write_bytes(packed)
+    assert history.append(group, entry("released"), once=True) == ""
+    assert "released" in events(group)
+    unread: list[str] = []
+    history.load(group, unread)
+    assert len(unread) == 1 and unread[0].startswith(f"{group.history}.1.gz: ")
+
+
+def test_a_burst_that_is_being_written_is_told_once(group: Group) -> None:
+    """Written, and not removed yet from where it has waited."""
+    burst = {"event": "refused", "incident": "0badcafe-7", "unit": "a.service", "epoch": 1e9}
+    os.makedirs(group.history_spool)
+    waits = Path(f"{group.history_spool}/{1:020d}.1")
+    waits.write_text(json.dumps(burst))
+    assert history.flush(group) == "" and not waits.exists()
+    waits.write_text(json.dumps(burst))
+    (incident,) = incidents.load(group, [])
+    assert len(incident.refused) == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["deactivate", "--override"], ["history", "no-such"], ["nonsense"]]
+)
+def test_the_exit_status_does_not_depend_on_who_reads_stderr(argv: list[str]) -> None:
+    command = [sys.executable, "-m", "quantum_ess", *argv]
+    quiet = subprocess.run(command, cwd=HERE, capture_output=True)
+    assert quiet.returncode not in (0, 120)
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, cwd=HERE, stderr=full).returncode == quiet.returncode
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert subprocess.run(command, cwd=HERE, stderr=write).returncode == quiet.returncode
+    finally:
+        os.close(write)

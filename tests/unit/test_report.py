@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import time
 from html.parser import HTMLParser
@@ -69,16 +70,21 @@ def test_every_picture_is_xml(rows: list[tuple[str, float]], seconds: float) -> 
     ElementTree.fromstring(svg.timeline(lanes, seconds))
 
 
-def test_a_report_replaces_what_is_there_and_follows_no_link(tmp_path: Path) -> None:
-    other, path = tmp_path / "other", tmp_path / "report.html"
-    other.write_text("mine")
-    path.symlink_to(other)
+def test_a_report_replaces_a_file_and_nothing_else(tmp_path: Path) -> None:
+    """What /dev/null and /dev/stdout are, a device and a link, would be gone for everybody."""
+    path = tmp_path / "report.html"
+    path.write_text("an older one")
     report.write(str(path), "page")
     assert path.read_text() == "page"
-    assert not path.is_symlink()
-    assert other.read_text() == "mine"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert len(list(tmp_path.iterdir())) == 2
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(path)
+    os.mkfifo(pipe)
+    for other in (link, pipe, tmp_path):
+        with pytest.raises(OSError, match="not a regular file"):
+            report.write(str(other), "another")
+    assert link.is_symlink() and path.read_text() == "page"
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_report_of_a_failure_says_what_failed() -> None:
