@@ -47,6 +47,15 @@ class Guarded:
 
         wait_until(followed, SOON, f"a guard of {names}")
 
+    def alive(self) -> None:
+        """Wait until what is read is the word of the guard that runs, and not of the one before."""
+
+        def look() -> bool:
+            state = self.state()
+            return state.get("stopped") is False and state.get("pid") == self.host.main_pid(UNIT)
+
+        wait_until(look, SOON, "a guard that is alive")
+
     def kill(self) -> None:
         """Kill its process, as the kernel would, or a person in haste."""
         for pid in self.host.processes(UNIT):

@@ -9,6 +9,8 @@ from host import Host
 from trading import FLAG
 from waiting import SOON, now_ns, wait_until
 
+# The timer first, so that what it has just started is ended too.
+WATCH = ("quantum-ess-watch.timer", "quantum-ess-watch.service")
 RECORD = "/var/lib/quantum-ess/latched"
 DROP_IN = "/etc/quantum-ess/quantum-ess.conf.d/test.conf"
 ISO_TIME = r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\dZ"  # 2026-01-28T00:15:23Z

@@ -8,7 +8,7 @@ from host import Host, lean
 from kinds import KEPT, REDIS
 from roots import root_tree
 from trading import Trading
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 PACKAGES = ("prometheus", "prometheus-node-exporter")
 CONFIG = "/etc/prometheus/prometheus.yml"
@@ -45,7 +45,7 @@ class Market(Trading):
         self.host.sh("rm -f /etc/systemd/system/prometheus.service; systemctl daemon-reload")
         everyone = (*self.kinds, *BYSTANDERS)
         self.host.run("systemctl", "start", "--no-block", "prometheus", REDIS, *everyone)
-        wait_until(lambda: len(self.alive(everyone)) == len(everyone), 20, "a living market")
+        wait_until(lambda: len(self.alive(everyone)) == len(everyone), SOON, "a living market")
 
 
 class Prometheus:

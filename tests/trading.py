@@ -1,6 +1,7 @@
 """The trading stand-ins of a host: installing, starting, and reading their signs of life."""
 
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,14 @@ class Trading:
         Not all that is not alive(): who has not stamped lately may be waiting for a processor.
         """
         return set(self.kinds) - set(self.remaining())
+
+    def put_down(self, unit: str) -> None:
+        """Stop a unit as its operator would, and so that it is not taken for part of what follows.
+
+        ESS takes 20 ms off the time at which a stop began, and clocks are some more apart.
+        """
+        self.host.run("systemctl", "stop", unit)
+        time.sleep(0.2)
 
     def states(self, *units: str) -> dict[str, str]:
         """ActiveState of each of the units (all protected ones by default)."""

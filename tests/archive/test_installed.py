@@ -30,7 +30,7 @@ def test_autopkgtest(release: str, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=560,
+        timeout=1800,
     )
     print(done.stdout[-6000:])
     summary = (output / "summary").read_text()
@@ -75,7 +75,7 @@ def test_piuparts(release: str, deb: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=560,
+        timeout=1800,
     )
     print(done.stdout[-6000:])
     assert done.returncode == 0

@@ -124,6 +124,19 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
         assert not host.exists("/etc/made-by-root")
         resume(market)
 
+    # Nor does a time of his choice make a stop of what its operator had stopped before.
+    market.put_down(FOUR[3])
+    for python in ("/usr/bin/python3", "/usr/bin/python3.away"):
+        host.sh(f"[ -e {python} ] || mv /usr/bin/python3 {python}")
+        assert as_member(host, f"{PLANTED['forged']}; touch -d '2 hours ago' {FLAG}") == 0
+        wait_until(lambda: "running" in host.sh(f"cat {RECORD} || :"), SOON, "the record")
+        host.sh(f"[ {python} = /usr/bin/python3 ] || mv {python} /usr/bin/python3")
+        stopped(market)
+        ess("deactivate")
+        market.all_running(FOUR[:3])
+        assert not market.living(FOUR[3])
+    host.run("systemctl", "start", FOUR[3])
+
     assert as_member(host, "ulimit -f 0; ulimit -n 12; quantum-ess activate") is not None
     stopped(market)
     resume(market)
@@ -170,6 +183,14 @@ def test_what_a_member_sets_a_member_cannot_take_back(market: Trading) -> None:
     stopped(market)
     resume(market)
     assert as_member(host, f"touch {FLAG}", STRANGER) != 0
+
+    # The group goes, and its number may be another's tomorrow.
+    mode = ("stat", "-c", "%a %U:%G", DIRECTORY)
+    host.run("groupmod", "-n", "others", GROUP)
+    wait_until(lambda: host.run(*mode).stdout == "755 root:root\n", SOON, "a closed directory")
+    assert f"there is no group {GROUP}" in ess("status").stdout
+    host.run("groupmod", "-n", GROUP, "others")
+    wait_until(lambda: host.run(*mode).stdout == f"1775 root:{GROUP}\n", SOON, "an open one")
 
     # And when the configuration takes it back.
     ess.configure("[access]\n")

@@ -10,7 +10,7 @@ from host import Host
 from kinds import FOUR
 from product import RECORD, Ess, Event
 from trading import FLAG, LIMIT, WAYS, Trading
-from waiting import wait_until
+from waiting import SOON, wait_until
 
 CRIT = "2"
 BY_UNIT = ("-u", "quantum-ess", "-u", "quantum-ess-trigger")
@@ -186,10 +186,10 @@ def test_a_journald_that_does_not_listen(trading: Trading, way: str, state: str)
     with deaf_journald(host, state):
         pull = trading.pull(way)
         trading.assert_stopped(pull.time)
-        wait_until(lambda: host.exists(RECORD), 10, "the record")
-        wait_until(lambda: host.sh(waiting), 10, "entries that wait")
-    ess.wait_event("complete", timeout=20)
-    wait_until(lambda: not host.sh(waiting), 15, "an empty spool")
+        wait_until(lambda: host.exists(RECORD), SOON, "the record")
+        wait_until(lambda: host.sh(waiting), SOON, "entries that wait")
+    ess.wait_event("complete")
+    wait_until(lambda: not host.sh(waiting), SOON, "an empty spool")
     events = [event for event in ess.events() if "MARKER" not in event["MESSAGE"]]
     assert [text(event) for event in events] == [*BEGIN, *stopped(), *end(way)]
     assert len(set(ids(events))) == len(events)

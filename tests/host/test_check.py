@@ -11,7 +11,7 @@ import pytest
 from guarding import UNIT, WATCHER, Guarded, condition
 from host import Host
 from kinds import FOUR, REDIS
-from product import DROP_IN, Ess
+from product import DROP_IN, WATCH, Ess
 from trading import Trading
 from waiting import SOON, wait_until
 
@@ -248,7 +248,7 @@ def test_the_host_around(trading: Trading) -> None:
         host.sh(deed)
         assert ids(ess) == set(expected.split()), expected
         host.sh(remedy)
-        wait_until(lambda: ids(ess) == set(), 30, f"an end of {expected}")
+        wait_until(lambda: ids(ess) == set(), SOON, f"an end of {expected}")
     session = host.spawn("sleep", "99", user="daemon")
     wait_until(lambda: ids(ess) == {"process-outside"}, SOON, "the process in a session")
     assert "trading user daemon runs sleep (" in ess("check", check=False).stdout
@@ -274,7 +274,7 @@ def test_the_host_around(trading: Trading) -> None:
     )
     assert [f["id"] for f in json.loads(done.stdout)["findings"]] == ["no-cgroup-kill"]
     # With nobody to make it anew: the state's directory gone, then an entry that nobody delivers.
-    host.run("systemctl", "stop", "quantum-ess-watch.timer", "quantum-ess-watch.path")
+    host.run("systemctl", "stop", *WATCH, "quantum-ess-watch.path")
     host.sh("mv /var/lib/quantum-ess /var/lib/away")
     assert "directory-missing" in ids(ess, ERRORS)
     host.sh("rm -rf /var/lib/quantum-ess; mv /var/lib/away /var/lib/quantum-ess")
@@ -287,7 +287,7 @@ def test_the_host_around(trading: Trading) -> None:
     assert ids(ess) == {"watcher-down", "flag-directory-odd"}
     host.sh("rm /run/quantum; systemd-tmpfiles --create; systemctl reset-failed quantum-ess.path")
     host.run("systemctl", "start", "quantum-ess.path", "quantum-ess-watch.timer")
-    wait_until(lambda: ids(ess) == set(), 30, "an end of all this")
+    wait_until(lambda: ids(ess) == set(), SOON, "an end of all this")
     began = time.monotonic()
     with host.frozen():
         assert ids(ess, ERRORS) == {"pid-1"}
@@ -322,13 +322,13 @@ def test_our_own_files(trading: Trading) -> None:
     ess("activate")
     ess.wait_complete()
     # Else `tend` writes the record anew, perhaps before it is looked at.
-    host.run("systemctl", "stop", "quantum-ess-watch.timer", "quantum-ess-watch.service")
+    host.run("systemctl", "stop", *WATCH)
     host.sh("cp /var/lib/quantum-ess/latched /var/cache/kept; echo x >/var/lib/quantum-ess/latched")
     assert ids(ess, ERRORS) == {"watcher-down", "record-unreadable"}
     host.sh("rm /var/lib/quantum-ess/latched")
     assert ids(ess, ERRORS) == {"watcher-down", "record-missing"}
     host.run("systemctl", "start", "quantum-ess-watch.timer")
-    wait_until(lambda: ids(ess) == set(), 30, "the record, written anew")
+    wait_until(lambda: ids(ess) == set(), SOON, "the record, written anew")
     host.sh("cp /var/cache/kept /var/lib/quantum-ess/latched")
     failed = (
         '{"version": 1, "time": "2026-01-28T00:15:23Z", "epoch": 1769559323, "result": "failed"'

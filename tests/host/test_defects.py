@@ -11,9 +11,9 @@ import pytest
 from faults.files import RUN_FULL, VAR_FULL
 from host import Host
 from kinds import FOUR
-from product import ACTIVE, DONE, INCOMPLETE, RECORD, Ess
+from product import ACTIVE, DONE, INCOMPLETE, NOT_RELEASED, RECORD, WATCH, Ess
 from trading import FLAG, Trading
-from waiting import SOON, hold, wait_until
+from waiting import SOON, hold, now_ns, wait_until
 
 BEGAN = "/run/quantum-ess/began"
 SENTRY = "quantum-ess-sentry.service"
@@ -28,7 +28,7 @@ def blink(trading: Trading) -> None:
 def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading) -> None:
     """Whatever was killed for it is on record, and runs again: nothing is left half latched."""
     host, ess = trading.host, Ess(trading.host)
-    host.run("systemctl", "stop", FOUR[3])  # what did not run must not be started
+    trading.put_down(FOUR[3])  # what did not run must not be started
     kept = trading.kept_pids()
     blink(trading)
     ess.wait_event("released")
@@ -62,7 +62,7 @@ def test_a_flag_of_a_millisecond_is_an_activation_and_a_release(trading: Trading
     hold(ess.latched, 6.0, "stopped again by what is long over")
 
     # An activation that comes before the removal is carried out takes the flag over: it stays.
-    host.run("systemctl", "stop", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", *WATCH)
     blink(trading)
     ess.wait_event("complete", 3)
     ess("activate")
@@ -91,7 +91,7 @@ def test_what_pid_1_stopped_long_before_anybody_noted_a_time(
 def test_a_start_refused_before_there_is_a_record(trading: Trading) -> None:
     """It belongs to the incident that the flag began."""
     host, ess = trading.host, Ess(trading.host)
-    watchers = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
+    watchers = ("quantum-ess.path", "quantum-ess-watch.path", *WATCH)
     host.run("systemctl", "stop", SENTRY, *watchers, FOUR[3])
     host.run("touch", FLAG)
     assert host.run("systemctl", "start", FOUR[3], check=False).returncode != 0
@@ -142,6 +142,69 @@ def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Tradin
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
 
 
+# The watch looks every second, so that this takes no longer than it must.
+OFTEN = """
+mkdir -p /run/systemd/system/quantum-ess-watch.timer.d
+cat >/run/systemd/system/quantum-ess-watch.timer.d/test.conf <<END
+[Timer]
+OnBootSec=
+OnActiveSec=1s
+OnUnitInactiveSec=1s
+END
+systemctl daemon-reload; systemctl restart quantum-ess-watch.timer
+"""
+
+
+def test_flags_that_go_while_the_trigger_is_at_work(trading: Trading) -> None:
+    """It fills a flag that may have gone, and been set again by the sentry, since it looked."""
+    host, ess = trading.host, Ess(trading.host)
+    ess.configure("[resume]\nsettle = 0\n")
+    host.sh(OFTEN)
+    for pause in range(20, 80, 5):
+        released = len(ess.named("released"))
+        host.sh(f"touch {FLAG}; sleep 0.0{pause}; rm -f {FLAG}")
+        ess.wait_event("released", released + 1)
+        trading.all_running()
+        assert not ess.latched()
+
+
+def test_a_stop_without_python_beats_a_release_that_has_looked(trading: Trading) -> None:
+    """The release has noted the flag and waits; nobody but the shell says that it was set again."""
+    host, ess = trading.host, Ess(trading.host)
+    ess("activate")
+    ess.wait_complete()
+    locked = host.spawn("flock", "/run/quantum-ess/lock", "sleep", "5")
+    wait_until(
+        lambda: host.run("flock", "-n", "/run/quantum-ess/lock", "true", check=False).returncode,
+        SOON,
+        "a lock that is held",
+    )
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: host.exists("/run/quantum-ess/releasing"), SOON, "a release that has looked")
+    host.sh("mv /usr/bin/python3 /usr/bin/python3.away")
+    done = ess("activate", check=False)
+    host.sh("mv /usr/bin/python3.away /usr/bin/python3")
+    assert (done.returncode, done.stdout.strip()) == (INCOMPLETE, ACTIVE), done
+    locked.communicate(timeout=SOON)
+    release.communicate(timeout=SOON)
+    assert release.returncode == NOT_RELEASED
+    assert ess.latched() and not trading.remaining()
+
+
+def test_a_release_that_was_to_start_nothing_and_is_broken_off(trading: Trading) -> None:
+    """Killed after it had taken the flag away: the watch goes on with it, and not with another."""
+    host, ess = trading.host, Ess(trading.host)
+    ess("activate")
+    ess.wait_complete()
+    incident = ess.status()["incident"]
+    note = {"version": 1, "incident": incident, "running": [], "pid": 4_000_000}
+    host.run("tee", "/run/quantum-ess/releasing", input=json.dumps(note))
+    begun = now_ns()
+    host.run("rm", FLAG)
+    ess.wait_event("released")
+    hold(lambda: trading.born_after(begun), 1.0, "started, though nothing was to be")
+
+
 def parts(host: Host) -> dict[int, str]:
     """Processes of the sentry: pid outside of the host to name."""
     found = {}
@@ -151,13 +214,28 @@ def parts(host: Host) -> dict[int, str]:
     return found
 
 
+def restarts(host: Host) -> int:
+    """How often systemd has started the sentry again by itself."""
+    return int(host.properties(SENTRY, "NRestarts")["NRestarts"])
+
+
 def hang(host: Host, part: str) -> None:
     """Stop the part of that name with SIGSTOP; of the sentry's shells the one that kills."""
     if part == "sentry":
         host.sh(f"kill -STOP $(systemctl show -P MainPID {SENTRY})")
         return
-    pid = wait_until(lambda: {n: p for p, n in parts(host).items()}.get(part, 0), SOON, part)
-    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: stop_one(host, part), SOON, part)
+
+
+def stop_one(host: Host, part: str) -> bool:
+    """SIGSTOP to that part, which may be ending: a sleep lives for a second. False if it was."""
+    pid = {name: pid for pid, name in parts(host).items()}.get(part, 0)
+    if not pid:
+        return False
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)
+        return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()
+    return False
 
 
 def test_a_sentry_that_hangs_is_started_again(host: Host) -> None:
@@ -167,18 +245,18 @@ def test_a_sentry_that_hangs_is_started_again(host: Host) -> None:
         f"printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/{SENTRY}.d/test.conf\n"
         f"systemctl daemon-reload; systemctl restart {SENTRY}"
     )
-    hold(lambda: host.properties(SENTRY, "NRestarts")["NRestarts"] != "0", 5, "restarted")
+    hold(lambda: restarts(host), 5, "restarted")
     for part in ("sentry", "tail", "sleep"):
-        before = host.main_pid(SENTRY)
+        before = restarts(host)
         hang(host, part)
         wait_until(
-            lambda was=before: host.main_pid(SENTRY) not in (0, was),  # type: ignore[misc]
+            lambda was=before: restarts(host) > was,  # type: ignore[misc]
             SOON,
             f"a restart after its {part} was hung",
         )
         wait_until(lambda: "tail" in parts(host).values(), SOON, "the sentry at work")
     trading = Trading(host)
     trading.start()
-    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", "quantum-ess.path", *WATCH)
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)

@@ -8,7 +8,7 @@ import pytest
 from host import Host
 from product import DONE, FAILED, Ess
 from trading import FLAG, Trading
-from waiting import now_ns, wait_until
+from waiting import SOON, now_ns, wait_until
 
 DRILL_FLAG = "/run/quantum-drill/DRILL_ON"
 LEFT = ("/run/quantum-drill", "/run/quantum-ess-drill", "/var/lib/quantum-ess/drill")
@@ -113,7 +113,7 @@ def test_evidence_that_could_not_be_written_is_none(host: Host) -> None:
 def test_interrupted(host: Host, how: str) -> None:
     """Nothing is left, or the next drill, or its undertaker, takes it away."""
     running = host.spawn("quantum-ess", "drill")
-    wait_until(lambda: host.exists(DRILL_FLAG), 20, "a flag")
+    wait_until(lambda: host.exists(DRILL_FLAG), SOON, "a flag")
     if how == "power cut":
         host.power_cut()
         running.communicate()
@@ -135,7 +135,7 @@ def test_interrupted(host: Host, how: str) -> None:
 def test_it_gives_way_to_an_activation(host: Host, trading: Trading) -> None:
     """An activation during a drill stops trading as fast as ever, and the drill goes away."""
     running = host.spawn("quantum-ess", "drill")
-    wait_until(lambda: host.exists(DRILL_FLAG), 20, "a flag")
+    wait_until(lambda: host.exists(DRILL_FLAG), SOON, "a flag")
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)
     out, err = running.communicate(timeout=60)

@@ -109,10 +109,10 @@ def test_hooks(trading: Trading) -> None:
     said = ess("activate", "--reason", "feed is\nstale $(touch /x)")
     assert "verified stopped" in said.stdout and said.stderr == ""
     wait_until(  # the command has ended, and waits for none of them
-        lambda: host.run("pgrep", "-f", "30-hang", check=False).stdout, 30, "a hook at work"
+        lambda: host.run("pgrep", "-f", "30-hang", check=False).stdout, SOON, "a hook at work"
     )
     failed = {"activate.d/20-fail", "activate.d/30-hang", "activate.d/40-not-ours"}
-    events = ess.wait_event("hook-failed", 3, timeout=30)
+    events = ess.wait_event("hook-failed", 3)
     assert {event["ESS_HOOK"] for event in events} == failed
     told = "\n".join(lines(host, "activate"))
     incident = ess.status()["incident"]
@@ -129,7 +129,9 @@ def test_hooks(trading: Trading) -> None:
         "activate.d/30-hang": "did not end within 8 s, and was killed",
         "activate.d/40-not-ours": f"refused: others than root may write to {ACTIVATE}/40-not-ours",
     }
-    assert len([problem for problem in problems(ess) if "hook failed" in problem]) == 3
+    wait_until(  # written after the history
+        lambda: len([line for line in problems(ess) if "hook failed" in line]) == 3, SOON, "status"
+    )
     assert found_by_check(ess).count("hook-failed") == 3
     assert not host.run("pgrep", "-f", "30-hang", check=False).stdout
     ess("activate")
@@ -176,7 +178,7 @@ def test_hooks_and_crashes(trading: Trading) -> None:
     ess("activate")
     ess.wait_complete()
     host.power_cut()
-    wait_until(lambda: lines(host, "runs"), 30, "the hook after the boot")
+    wait_until(lambda: lines(host, "runs"), SOON, "the hook after the boot")
     host.run("systemctl", "kill", "--signal=KILL", "quantum-ess-hooks.service")
     (event,) = ess.wait_event("hook-failed")
     assert "activate.d/slow: was broken off" in event["MESSAGE"]
@@ -195,12 +197,12 @@ def test_notifications(trading: Trading) -> None:
     urls += "mailto://127.0.0.1:2525?from=ess@example.org&to=ops@example.org\n"
     host.write_file(URLS, urls, 0o600)
     ess("activate", "--reason", "feed is stale")
-    (first,) = wait_until(lambda: messages(host, "http"), 30, "a POST")
+    (first,) = wait_until(lambda: messages(host, "http"), SOON, "a POST")
     sent = json.loads(first)
     assert "ESS ACTIVATED, trading is stopped" in sent["title"]
     assert "Reason: feed is stale" in sent["message"] and sent["type"] == "failure"
     assert ess.status()["incident"] in sent["message"]
-    wait_until(lambda: problems(ess), 30, "the mail in status")
+    wait_until(lambda: problems(ess), SOON, "the mail in status")
     assert "line 3 (mailto)" in problems(ess)[0] and "line 2" not in problems(ess)[0]
     assert len(ess.named("notify-failed")) == 1
     assert "notification-not-sent" in found_by_check(ess)
@@ -209,15 +211,15 @@ def test_notifications(trading: Trading) -> None:
     assert "ESS ACTIVATED" in mail
     wait_until(lambda: not problems(ess), SOON, "a status without problems")
     ess("deactivate")
-    wait_until(lambda: len(messages(host, "smtp")) == 2, 30, "a second mail")
-    wait_until(lambda: len(messages(host, "http")) == 2, 30, "a second POST")
+    wait_until(lambda: len(messages(host, "smtp")) == 2, SOON, "a second mail")
+    wait_until(lambda: len(messages(host, "http")) == 2, SOON, "a second POST")
     assert "ESS released" in json.loads(messages(host, "http")[1])["title"]
     told = ess("history", "last").stdout
     assert "notification of activate sent: line 2 (json)" in told
     assert "s3cret" not in host.journal() + host.sh("cat /var/lib/quantum-ess/*.jsonl") + told
     host.sh(f"chmod 644 {URLS}")
     ess("activate")
-    wait_until(lambda: problems(ess), 30, "the refusal in status")
+    wait_until(lambda: problems(ess), SOON, "the refusal in status")
     assert "is refused" in problems(ess)[0] and len(messages(host, "http")) == 2
 
 

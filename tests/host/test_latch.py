@@ -10,7 +10,7 @@ import pytest
 
 from host import Host
 from kinds import FOUR, KEPT, service
-from product import ACTIVE, ISO_TIME, RECORD, Ess
+from product import ACTIVE, ISO_TIME, RECORD, WATCH, Ess
 from trading import FLAG, WAYS, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -136,7 +136,7 @@ def test_the_kill_alone_is_final(host: Host, kind: str) -> None:
     """The gate without any stop job: PID 1 restarts what was killed, if the gate lets it."""
     trading = Trading(host, dict.fromkeys(FOUR, kind))
     trading.start()
-    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer quantum-ess-sentry")
+    host.sh(f"systemctl stop quantum-ess.path {' '.join(WATCH)} quantum-ess-sentry")
     host.sh(f"touch {FLAG}")
     killed = now_ns()
     for unit in FOUR:
@@ -148,7 +148,7 @@ def test_the_kill_alone_is_final(host: Host, kind: str) -> None:
 def test_either_half_of_the_latch_holds(host: Host) -> None:
     """The flag alone and the record alone refuse a start, before anyone has reacted to them."""
     trading = Trading(host)
-    host.sh("systemctl stop quantum-ess.path quantum-ess-watch.timer quantum-ess-sentry")
+    host.sh(f"systemctl stop quantum-ess.path {' '.join(WATCH)} quantum-ess-sentry")
     for path in (FLAG, RECORD):
         host.sh(f"touch {path}")
         begun = now_ns()
@@ -177,6 +177,7 @@ def test_power_cut(host: Host, way: str) -> None:
         hold(lambda: trading.born_after(cut), 1.0, "ran after the boot")  # noqa: B023
         assert trading.states() == dict.fromkeys(FOUR, "inactive")
         trading.all_running(KEPT)
+        assert "ordering cycle" not in host.journal("-b"), "PID 1 has dropped a job"
         assert host.read_file(FLAG) == flag
         assert host.sh(f"stat -c '%a %U' {FLAG}") == "644 root\n"
         after = ess.status()

@@ -145,7 +145,7 @@ def test_redis_is_not_imported_before_the_stop(trading: Trading) -> None:
     """Reading python3-redis off the disk may take as long as it likes: it comes after the kill."""
     host = trading.host
     # They would leave nothing to kill: the traced command is slow.
-    watchers = ("sentry.service", "watch.timer", "watch.path")
+    watchers = ("sentry.service", "watch.timer", "watch.path", "watch.service")
     host.run("systemctl", "stop", "quantum-ess.path", *(f"quantum-ess-{name}" for name in watchers))
     trace = "/run/trace"
     strace = ("strace", "-f", "-ttt", "-y", "-e", "trace=openat,write,kill", "-o", trace)

@@ -13,7 +13,7 @@ import pytest
 
 import rules
 from host import Host
-from product import DROP_IN, RECORD, Ess, sent
+from product import DROP_IN, RECORD, WATCH, Ess, sent
 from prometheus import FILE, METRICS, PATIENCE, Market, Prometheus, Row, monitored
 from trading import FLAG
 from waiting import wait_until
@@ -284,7 +284,7 @@ def test_a_stop_waits_for_no_metrics(desk: Desk) -> None:
 def test_what_can_not_be_read_hides_nothing_else(desk: Desk) -> None:
     """PID 1 hung; a record, a plan and a history that say nothing; no directory of state."""
     host, ess = desk.host, desk.ess
-    mends = ("quantum-ess-watch.timer", "quantum-ess-watch.service")
+    mends = WATCH
     host.run("systemctl", "stop", "quantum-ess-metrics.timer", *mends)
     ess("activate")
     ess.wait_complete()  # else the trigger's account writes the record anew, among what is spoilt
@@ -330,7 +330,7 @@ def refresh(desk: Desk) -> None:
 def test_alerts_on_a_stop_that_comes_late(desk: Desk) -> None:
     """Path unit and resident stopped: the timer alone stops trading, up to 5 s after the flag."""
     host = desk.host
-    deaf = ("quantum-ess.path", "quantum-ess-sentry.service", "quantum-ess-watch.timer")
+    deaf = ("quantum-ess.path", "quantum-ess-sentry.service", *WATCH)
     desk.wait_alert("Active", fires=False)
     host.run("systemctl", "stop", *deaf)
     refresh(desk)

@@ -9,7 +9,7 @@ import pytest
 
 from host import Host
 from kinds import FOUR
-from product import Ess
+from product import WATCH, Ess
 from trading import FLAG, Trading
 from waiting import wait_until
 
@@ -33,7 +33,7 @@ def test_the_kill_comes_before_every_other_program(trading: Trading, access: str
     host, ess = trading.host, Ess(trading.host)
     ess.configure("[resume]\nsettle = 50ms\n")
     # What else watches the flag would be the first to kill.
-    watchers = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
+    watchers = ("quantum-ess.path", "quantum-ess-watch.path", *WATCH)
     host.run("systemctl", "stop", *watchers, "quantum-ess-sentry")
     for command in (("quantum-ess", "activate"), ("/usr/lib/quantum-ess/halt", "--raise")):
         host.sh(ARRANGED[access])

@@ -178,9 +178,8 @@ def test_after_a_purge_nothing_is_left(trading: Trading) -> None:
     host.apt("purge", "quantum-ess")
     for path in ("/etc/quantum-ess", "/var/lib/quantum-ess", "/run/quantum-ess", "/run/quantum"):
         assert not host.exists(path), path
-    assert (
-        host.sh("find /etc /usr /run /var/lib -name '*quantum-ess*' -o -name '*quantum_ess*'") == ""
-    )
+    names = "-name '*quantum-ess*' -o -name '*quantum_ess*'"
+    assert host.sh(f"find /etc /usr /run /var/lib -ignore_readdir_race {names}") == ""
     assert host.sh("systemctl --failed --no-legend") == ""
 
 

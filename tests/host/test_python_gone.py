@@ -13,13 +13,13 @@ from conftest import CHECKOUT
 from faults.files import RUN_WITHOUT_INODES
 from host import Host
 from kinds import FOUR, REDIS, ROUNDS
-from product import ACTIVE, INCOMPLETE, RECORD, Ess
+from product import ACTIVE, INCOMPLETE, RECORD, WATCH, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, wait_until
 
 PYTHON = "/usr/bin/python3"
 MODULES = "/usr/lib/python3/dist-packages/quantum_ess"
-WATCHERS = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-watch.timer")
+WATCHERS = ("quantum-ess.path", "quantum-ess-watch.path", *WATCH)
 SCRIPTS = ("quantum-ess", "strike", "halt", "witness")
 
 
@@ -117,7 +117,7 @@ def test_the_caller_s_variables_have_no_say(trading: Trading) -> None:
     """Whatever is exported under a name that the scripts use: here, where only they can stop."""
     host, ess = trading.host, Ess(trading.host)
     take_away(host)
-    host.run("systemctl", "stop", "quantum-ess.path", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", "quantum-ess.path", *WATCH)
     scripts = (CHECKOUT / "quantum_ess/libexec" / name for name in SCRIPTS)
     names = {name for file in scripts for name in re.findall(r"\b([a-z_]+)=", file.read_text())}
     assert {"protect", "whole", "group", "plans"} < names

@@ -6,7 +6,7 @@ import pytest
 
 from host import STAMPS, STANDIN, Host
 from kinds import FOUR, KINDS, service, standin
-from product import DONE, INACTIVE, NOT_RELEASED, RECORD, Ess, sent
+from product import DONE, INACTIVE, NOT_RELEASED, RECORD, WATCH, Ess, sent
 from trading import FLAG, TRIGGER, WAYS, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -14,6 +14,7 @@ SETTLE = 0.5  # seconds, the default
 RELEASED = 5.0  # seconds: the promise, with default settings
 PICKED_UP = 5.0  # seconds until a removed flag must have been noticed
 QUICK = ("quantum-ess.path", "quantum-ess-watch.path", "quantum-ess-sentry.service")
+REST = "InactiveEnterTimestampMonotonic"
 BY_TIMER = 5.5  # its period, its accuracy and the start of what it starts
 STAMPED = ("exec", f"{STAMPS}/{TRIGGER}")  # STANDIN's way to time a command's beginning
 
@@ -57,12 +58,24 @@ def came_up(trading: Trading, since: int) -> dict[str, float]:
     return noted(trading, "ActiveEnterTimestampMonotonic", since)
 
 
+def at_rest(host: Host) -> str:
+    """When the watch last came to rest."""
+    return host.properties(WATCH[1], REST)[REST]
+
+
 def marker(host: Host) -> str:
     """What Redis says."""
     return host.run("redis-cli", "GET", "quantum:ess:active").stdout.strip()
 
 
-SLOW = "3.21"  # seconds, of a sleep that is nobody else's
+# An interpreter whose start takes a deactivation as long as /run/slow is there.
+SLOW = """#!/bin/sh
+case "$*" in *deactivate*)
+    touch /run/starting
+    while [ -e /run/slow ]; do sleep 0.02; done ;;
+esac
+exec {0}.real "$@"
+"""
 
 
 def gaps(times: dict[str, float]) -> list[float]:
@@ -94,6 +107,8 @@ def test_speed_after_a_boot_and_however_long(trading: Trading) -> None:
     stopped(trading)
     host.power_cut()
     host.sh(f"sed -i 's/20[0-9][0-9]-/2024-/' {RECORD}; touch -d '-30 days' {RECORD} {FLAG}")
+    rested = at_rest(host)
+    wait_until(lambda: at_rest(host) != rested, SOON, "the watch, which that has started")
     host.run(STANDIN, *STAMPED, "quantum-ess", "deactivate")
     ended, begun = now_ns(), trading.pulled()
     assert (ended - begun) / 1e9 < RELEASED
@@ -104,7 +119,7 @@ def test_speed_after_a_boot_and_however_long(trading: Trading) -> None:
 def test_only_what_ran_before(brisk: Trading) -> None:
     host = brisk.host
     idle = FOUR[1]
-    host.run("systemctl", "stop", idle)
+    brisk.put_down(idle)
     host.run("systemctl", "enable", *FOUR)
     ess = stopped(brisk)
     begun = now_ns()
@@ -134,6 +149,8 @@ def test_the_timer_alone_notices_the_flag(brisk: Trading) -> None:
     good = "the new configuration on disk"
     wait_until(lambda: host.run("sh", "-c", KEPT_GOOD, check=False).returncode == 0, SOON, good)
     host.run("systemctl", "stop", *QUICK)
+    rested = at_rest(host)  # one that has just looked would be the next one's 5 s later
+    wait_until(lambda: at_rest(host) != rested, SOON, "the end of a watch")
     pull = brisk.pull("flag")
     wait_until(lambda: not brisk.remaining(), BY_TIMER, "a stop by the timer")
     assert brisk.last_sign_of_life() - pull.time < BY_TIMER * 1e9
@@ -261,13 +278,13 @@ def test_an_activation_before_the_release_has_looked_wins(
     ess, python = stopped(trading) if active else Ess(trading.host), "/usr/bin/python3"
     host = trading.host
     host.run("mv", python, f"{python}.real")
-    slow = f'case "$*" in *deactivate*) sleep {SLOW} ;; esac'
-    host.write_file(python, f'#!/bin/sh\n{slow}\nexec {python}.real "$@"\n', 0o755)
+    host.write_file(python, SLOW.format(python), 0o755)
+    host.run("touch", "/run/slow")
     release = host.spawn("quantum-ess", "deactivate")
-    wait_until(lambda: host.run("pgrep", "-fx", f"sleep {SLOW}", check=False).stdout, SOON, "it")
+    wait_until(lambda: host.exists("/run/starting"), SOON, "the release's interpreter")
     pull = trading.pull(way)
     assert pull.status == DONE, pull
-    assert release.poll() is None, "the activation was slower than the release"
+    host.run("rm", "/run/slow")
     _, said = release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED, said
     assert ess.latched() and not trading.remaining()
@@ -303,7 +320,7 @@ def test_a_release_that_is_killed(trading: Trading, way: str) -> None:
         host.run("rm", FLAG)
     else:
         command = host.spawn("quantum-ess", "deactivate")
-    wait_until(lambda: FOUR[0] in trading.born_after(begun), 10, "the first unit")
+    wait_until(lambda: FOUR[0] in trading.born_after(begun), SOON, "the first unit")
     if way == "flag":
         host.run("systemctl", "kill", "--signal=KILL", release)
         ess.wait_event("released", timeout=60)
@@ -346,7 +363,7 @@ def test_a_removal_while_the_watch_is_at_work(host: Host, trading: Trading) -> N
     """
     Ess(host)("activate")
     Ess(host).wait_complete()
-    host.run("systemctl", "stop", "quantum-ess-watch.timer")
+    host.run("systemctl", "stop", *WATCH)
     halt = "/usr/lib/quantum-ess/halt"
     busy = "#!/bin/sh\nwhile [ -e /run/busy ]; do sleep 0.01; done\n"
     host.write_file(halt, host.read_file(halt).replace("#!/bin/sh\n", busy, 1), 0o755)

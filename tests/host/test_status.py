@@ -6,7 +6,7 @@ import re
 import pytest
 
 from kinds import FOUR, KEPT, REDIS
-from product import ACTIVE, DONE, INACTIVE, IS_INACTIVE, ISO_TIME, Ess
+from product import ACTIVE, DONE, INACTIVE, IS_INACTIVE, ISO_TIME, WATCH, Ess
 from trading import FLAG, WAYS, Trading
 from waiting import wait_until
 
@@ -145,7 +145,7 @@ def test_with_an_unreadable_record(trading: Trading) -> None:
     ess("activate")
     ess.wait_complete()
     # Else `tend` writes the record anew, perhaps before it is looked at.
-    trading.host.run("systemctl", "stop", "quantum-ess-watch.timer", "quantum-ess-watch.service")
+    trading.host.run("systemctl", "stop", *WATCH)
     trading.host.sh("printf garbage >/var/lib/quantum-ess/latched")
     said = ess("status").stdout
     assert said.splitlines()[0] == ACTIVE

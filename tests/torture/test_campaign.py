@@ -26,7 +26,7 @@ from host import CommandFailed
 from kinds import FOUR, KEPT
 from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, RECORD, Ess
 from trading import FLAG, LIMIT, Trading
-from waiting import Timeout, hold, now_ns, wait_until
+from waiting import SOON, Timeout, hold, now_ns, wait_until
 
 ALL = os.environ.get("TORTURE") == "all"
 SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
@@ -36,6 +36,7 @@ WATCHERS = (
     "quantum-ess.path",
     "quantum-ess-watch.path",
     "quantum-ess-watch.timer",
+    "quantum-ess-watch.service",  # as the timer has just started it
     "quantum-ess-sentry.service",
 )
 METRICS = "quantum-ess-metrics.service"
@@ -171,7 +172,7 @@ class Campaign:
 
         if self.watched:
             at_rest = lambda: self.host.run("sh", "-c", AT_REST, check=False).returncode == 0  # noqa: E731
-            wait_until(at_rest, 20, "an end of the reactions to the flag")
+            wait_until(at_rest, SOON, "an end of the reactions to the flag")
 
     # Invariants
 

@@ -128,7 +128,7 @@ class Soak:
         unit = self.chance.choice(FOUR)
         self.note(unit)
         self.host.run("systemctl", "kill", "-s", "KILL", unit, check=False)
-        self.host.run("systemctl", "stop", unit)
+        self.trading.put_down(unit)
         if not self.latched:
             self.running.discard(unit)
 
@@ -162,7 +162,7 @@ class Soak:
         before = self.host.sh(which)
         release = self.host.spawn("quantum-ess", "deactivate")
         begun = lambda: self.host.sh(which) != before or release.poll() is not None  # noqa: E731
-        wait_until(begun, 20, "a release under way")
+        wait_until(begun, SOON, "a release under way")
         self.pause(float(delay))
         pull = self.trading.pull(self.chance.choice(tuple(WAYS)))
         assert pull.status in (DONE, INCOMPLETE), pull
@@ -223,7 +223,7 @@ class Soak:
                 since[0] = now_ns()
             return said in (OPEN, SHUT) and now_ns() - since[0] >= quiet * 1e9
 
-        wait_until(at_rest, 30, "an end of all reactions")
+        wait_until(at_rest, SOON, "an end of all reactions")
 
     def check(self) -> None:
         """All invariants, against the model."""
