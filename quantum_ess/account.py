@@ -6,6 +6,7 @@ done. So the trail is complete whichever process lives to write it.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import zlib
@@ -271,14 +272,16 @@ def _began(group: Group, epoch: float, noticed: float, struck: float) -> float:
     The earliest of what the witnesses say: the flag's own time; the process's that was to set it,
     for where /run has no inode left there is no flag; the first blows', for a flag may have been
     touched again, be gone by now or, the clock set back, be of the future. Blows of an earlier stop
-    say nothing, if they were left. Nor does a flag that is older than any watcher needs to see it:
-    its owner may give it any time, and what was stopped on purpose before would be started.
+    say nothing, if they were left. Nor does a flag that is older than any watcher needs to see it,
+    where the blows are known: its owner may give it any time, and what was stopped on purpose
+    before would be started.
     """
     boottime = _ahead(time.CLOCK_BOOTTIME)
     blows = [when - boottime for when, _ in _first_blows(group)]
     earliest = min([struck, *blows])
     by_flag = epoch - _ahead(time.CLOCK_REALTIME)
-    told = [when if when >= earliest - LATE else earliest for when in (by_flag, noticed)]
+    oldest = earliest - LATE if blows else -math.inf
+    told = [when if when >= oldest else earliest for when in (by_flag, noticed)]
     known = min(struck, *told)
     return min([known, *(when for when in blows if when > known - AMISS)]) - MARGIN
 

@@ -26,6 +26,7 @@ class Compiled:
     def __init__(self, config: Config, files: UnitFiles | None = None) -> None:
         self.config = config
         self._files = files
+        self._named_by: dict[str, str] = {}  # real unit: what the configuration says
         self.keep = tuple(dict.fromkeys(self._with_real(config.keep)))
         self.protected = tuple(dict.fromkeys(self._in_order()))
         self.patterns = tuple(filter(unitnames.is_pattern, self.protected))
@@ -59,7 +60,7 @@ class Compiled:
         """The text of the plan (docs/design.md)."""
         lines = [HEADER]
         for name in self.protected:
-            category, grace = self.config.stop_of(name)
+            category, grace = self.config.stop_of(name, self._named_by.get(name, ""))
             lines.append(f"protect {name} {category} {milliseconds(grace)}")
         lines += [f"keep {name}" for name in self.keep]
         lines += [f"set {key} {value}" for key, value in self._settings()]
@@ -107,13 +108,20 @@ class Compiled:
                 raise self._wrong_alias(name, real)
             yield name
             if real != name:
+                self._named_by.setdefault(real, name)
                 yield real
 
     def _behind(self, pattern: str) -> Iterator[str]:
         """Units that a pattern takes in only by an alias."""
         for name in self._files.matching(pattern) if self._files else ():
             real = self.real(name)
+            if unitnames.is_template(real):  # instances bear its name: all that fit the pattern
+                instances = pattern.rpartition(".")[0].partition("@")[2] or "*"
+                real = real.replace("@.", f"@{instances}.", 1)
+                if unitnames.is_system(real):
+                    continue
             if real != name and self._stopped(name) and not self.config.covers(real):
+                self._named_by.setdefault(real, pattern)
                 yield real
 
     def _stopped(self, name: str) -> bool:

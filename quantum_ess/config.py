@@ -157,13 +157,19 @@ class Config:
         """Whether [protect] names the unit or pattern, or has a pattern that takes it in."""
         return any(unitnames.matches(entry, name) for entry in self.protect)
 
-    def stop_of(self, name: str) -> tuple[int, float]:
+    def stop_of(self, name: str, alias: str = "") -> tuple[int, float]:
         """Stop category and grace in seconds of a unit or pattern.
 
-        Its own section counts; else the last one whose pattern takes it in; else [stop].
+        Its own section counts, else that of the alias by which it is protected; else the last one
+        whose pattern takes in either; else [stop].
         """
-        own = [entry for entry in self.units if entry.name == name]
-        taking_in = [entry for entry in self.units if unitnames.matches(entry.name, name)]
+        names = [name, alias] if alias else [name]
+        own = [entry for each in reversed(names) for entry in self.units if entry.name == each]
+        taking_in = [
+            entry
+            for entry in self.units
+            if any(unitnames.matches(entry.name, each) for each in names)
+        ]
         chosen = (own or taking_in or [UnitStop("")])[-1]
         category = self.stop_category if chosen.stop_category is None else chosen.stop_category
         grace = self.grace if chosen.grace is None else chosen.grace

@@ -6,6 +6,7 @@ on an automatic restart; ``ExecCondition=`` runs then too. See docs/design.md.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 
@@ -74,6 +75,17 @@ def _stamped(files: dict[str, str]) -> str:
     """The plan with a checksum of the whole tree: who compares plans compares trees."""
     whole = "\0".join(f"{path}\0{files[path]}" for path in sorted(files))
     return files[PLAN].removesuffix("end\n") + f"tree {zlib.crc32(whole.encode()):08x}\nend\n"
+
+
+def held(directory: str) -> list[str]:
+    """Units that have a gate of their own in the tree in that directory."""
+    try:
+        names = [entry.removesuffix(".d") for entry in os.listdir(directory)]
+    except OSError:
+        return []
+    # Others are gates for all that a prefix or a template stands for.
+    single = [name for name in names if name.rpartition(".")[0][-1:] not in ("-", "@", "")]
+    return [name for name in single if os.path.exists(f"{directory}/{name}.d/{DROP_IN}")]
 
 
 def drill_tree(group: Group, units: tuple[str, ...]) -> dict[str, str]:

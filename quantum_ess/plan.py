@@ -61,7 +61,7 @@ class Plan:
         units can't be named in the configuration, so a literal among them is a drill's canary.
         """
         entry = self._literal.get(unit)
-        if entry is None and self._patterns and not self.keeps(unit) and not is_own(unit):
+        if entry is None and self._patterns and not self.keeps(unit) and not _spared(unit):
             return next((e for e in self._patterns if _fnmatch(unit, e.name)), None)
         return entry
 
@@ -94,6 +94,11 @@ def _grace(text: str) -> float:
 def is_own(unit: str) -> bool:
     """ESS's own units and init.scope are protected by no pattern."""
     return unit.startswith(("quantum-ess.", "quantum-ess-")) or unit == "init.scope"
+
+
+def _spared(unit: str) -> bool:
+    """Those and systemd's are protected by no pattern."""
+    return is_own(unit) or unit.startswith("systemd-")
 
 
 def is_pattern(name: str) -> bool:

@@ -79,12 +79,10 @@ class Release:
         try:
             with Manager(timeout=5.0) as manager:
                 units = self._to_start(manager) if start else []
-                note = {**self.record, "running": units, "pid": os.getpid()}
-                record.store(self._under_way, note)
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
-                self._open(manager)
+                self._open(manager, units)
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 self._remember("unlatched", to_start=units)
                 for unit in units:
@@ -95,9 +93,6 @@ class Release:
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
             self._remember("release-superseded")
-            if (record.load(self.group.record) or {}).get("incident") == self.incident:
-                with contextlib.suppress(OSError):  # nothing was released: the next one begins anew
-                    record.remove(self._under_way)
             if self.trigger == "flag":
                 return False  # nobody waits for an answer, and no unit should fail for this
             raise NotReleased(
@@ -167,10 +162,19 @@ class Release:
             self.say("note: what ran before is not on record; starting the enabled units")
         return _enabled(manager, self.plan)
 
-    def _open(self, manager: Manager) -> None:
+    def _open(self, manager: Manager, units: list[str]) -> None:
         """Open the latch: flag first, then record, then the units that PID 1 holds it with."""
         with record.lock(self.group.lock, account.LOCK_SECONDS):
+            # From here on whoever finds the latch open can tell that it is this release's doing.
+            before = record.load(self._under_way)
+            mine = {"pid": os.getpid()}
+            record.store(self._under_way, {**self.record, "running": units, **mine})
             if not latch.open_flag(self.group, self.mark):
+                with contextlib.suppress(OSError):
+                    if before:  # another was broken off: what it had to start is still to be known
+                        record.store(self._under_way, {**before, **mine})
+                    else:
+                        record.remove(self._under_way)
                 raise Superseded
             # Whoever still accounts for this incident finds here that it is over.
             record.store(self.group.released, {**self.record, "incident": self.incident})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from quantum_ess import unitnames
@@ -34,13 +34,15 @@ _MOST_LINKS = 8
 class UnitFiles:
     """The unit directories of this host, or of the one whose root directory is given."""
 
-    def __init__(self, root: str = "/") -> None:
+    def __init__(self, root: str = "/", known: Iterable[str] = ()) -> None:
+        """known: further names."""
         self._root = root.rstrip("/")
+        self._known = known
 
     @cached_property
     def names(self) -> frozenset[str]:
         """Every unit and template of a type to protect: installed, enabled or running."""
-        found: set[str] = set()
+        found: set[str] = set(self._known)
         for directory in SEARCH_PATH:
             for entry in _listing(self._root + directory):
                 found.add(entry)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import string
 from fnmatch import fnmatchcase
 
+Token = frozenset[str] | None  # the characters that one place takes; None is a `*`
 TYPES = ("service", "scope", "slice", "timer", "socket", "path", "target")
 OTHER_TYPES = ("mount", "automount", "swap", "device", "snapshot")
 NAME_MAX = 255
@@ -28,6 +29,15 @@ SYSTEM_UNITS = frozenset(
     """.split()
 )
 
+# Of what a pattern may take in by mistake: who can't log in any more can't release either.
+SAMPLES = frozenset(
+    """
+    ssh.service sshd.service user@0.service session-1.scope user-0.slice getty@tty1.service
+    systemd-networkd.service systemd-resolved.service systemd-timesyncd.service
+    """.split()
+)
+
+MOST_WAYS = 5_000
 _LEGAL = frozenset(string.ascii_letters + string.digits + ":-_.\\@")
 _GLOB = frozenset("*?[]!")
 
@@ -60,8 +70,10 @@ def is_template(name: str) -> bool:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the name is the pattern or matches it."""
-    return pattern == name or fnmatchcase(name, pattern)
+    """Whether the name is the pattern or matches it; of a pattern, whether all its names do."""
+    if pattern == name or not is_pattern(name):
+        return pattern == name or fnmatchcase(name, pattern)
+    return is_pattern(pattern) and _contains(tokens(pattern), tokens(name))
 
 
 def is_own(name: str) -> bool:
@@ -72,7 +84,8 @@ def is_own(name: str) -> bool:
 def is_system(name: str) -> bool:
     """Whether the system needs the unit; for a pattern: whether it takes in such a unit."""
     if is_pattern(name):
-        return any(fnmatchcase(unit, name) for unit in SYSTEM_UNITS)
+        taken_in = any(fnmatchcase(unit, name) for unit in SYSTEM_UNITS | SAMPLES)
+        return taken_in or name.startswith(SYSTEM_PREFIX)
     return name in SYSTEM_UNITS or name.startswith(SYSTEM_PREFIX)
 
 
@@ -163,6 +176,54 @@ def _bracket(pattern: str, inside: str) -> frozenset[str]:
             chars.add(body[0])
             body = body[1:]
     return _LEGAL - chars if negated else frozenset(chars)
+
+
+def _contains(outer: list[Token], inner: list[Token]) -> bool:
+    """Whether every name that the inner pattern matches is matched by the outer one.
+
+    By walking both at once: where the inner one is, and where the outer one could be by then.
+    """
+    sets = [token for token in (*outer, *inner) if token is not None]
+    # One character for all that no place tells apart.
+    alike = {tuple(char in chars for chars in sets): char for char in _LEGAL}
+    ways = [(0, _reach(outer, {0}))]
+    seen = set(ways)
+    while ways:
+        place, others = ways.pop()
+        if place == len(inner):
+            if len(outer) not in others:
+                return False
+            continue
+        token = inner[place]
+        chars = [char for char in alike.values() if token is None or char in token]
+        after = {(place + (token is not None), _step(outer, others, char)) for char in chars}
+        if token is None:
+            after.add((place + 1, others))
+        ways += after - seen
+        seen |= after
+        if len(seen) > MOST_WAYS:  # of many `?` behind a `*`: nobody can say in time
+            return False
+    return True
+
+
+def _step(outer: list[Token], places: frozenset[int], char: str) -> frozenset[int]:
+    """Where that pattern is after one more character."""
+    found = set()
+    for place in places:
+        if place < len(outer):
+            token = outer[place]
+            if token is None or char in token:
+                found.add(place + (token is not None))
+    return _reach(outer, found)
+
+
+def _reach(outer: list[Token], places: set[int]) -> frozenset[int]:
+    """Those places, and what comes after a `*` that takes nothing."""
+    for place in sorted(places):
+        while place < len(outer) and outer[place] is None:
+            place += 1
+            places = {*places, place}
+    return frozenset(places)
 
 
 def overlap(one: str, other: str) -> bool:

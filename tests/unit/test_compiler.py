@@ -73,6 +73,52 @@ def test_an_alias_brings_the_unit_behind_it(host: Host) -> None:
     ]
 
 
+def test_the_unit_behind_an_alias_is_stopped_as_the_alias_is(host: Host) -> None:
+    """The cgroup bears the real name."""
+    host.configure(
+        "[protect]\nunits = trader q-*\n[unit trader]\nstop_category = 1\ngrace = 800ms\n"
+        "[unit q-*]\nstop_category = 1\ngrace = 300ms\n"
+    )
+    host.unit("engine.service", "other.service")
+    host.alias("trader.service", "engine.service")
+    host.alias("q-z.service", "other.service")
+    assert host.plan()[:4] == [
+        "protect trader.service 1 800",
+        "protect engine.service 1 800",
+        "protect q-*.service 1 300",
+        "protect other.service 1 300",
+    ]
+
+
+def test_instances_of_a_template_behind_an_alias(host: Host) -> None:
+    """They bear the real template's name, which no literal is."""
+    host.configure("[protect]\nunits = strat@*\n")
+    host.unit("quantum-strategy@.service")
+    host.alias("strat@.service", "quantum-strategy@.service")
+    assert host.plan()[:2] == [
+        "protect strat@*.service 0 0",
+        "protect quantum-strategy@*.service 0 0",
+    ]
+
+
+def test_a_pattern_is_not_widened_by_a_section(host: Host) -> None:
+    section = "[unit quantum-*]\nstop_category = 1\ngrace = 300ms\n"
+    host.configure("[protect]\nunits = quantum-[!x]*\n" + section)
+    assert host.plan()[:2] == [
+        "protect quantum-[!x]*.service 1 300",
+        "keep grafana-server.service",
+    ]
+
+
+@pytest.mark.parametrize(
+    "units", ["systemd-nspawn@*", "s[!y]*", "*@*", "[!i]*.scope", "user-*.slice", "getty@*"]
+)
+def test_a_pattern_that_takes_in_the_system_s_own_is_refused(host: Host, units: str) -> None:
+    host.configure(f"[protect]\nunits = {units}\n")
+    with pytest.raises(ConfigError, match=r"conf:2: "):
+        host.compiled()
+
+
 def test_a_link_out_of_the_unit_directories_is_no_alias(host: Host) -> None:
     host.configure("[protect]\nunits = a b c\n")
     host.alias("a.service", "/opt/trading/engine.service")

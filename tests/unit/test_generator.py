@@ -121,6 +121,25 @@ class TestScript:
         assert (host.early / "quantum-governor.service.d" / gate.DROP_IN).exists()
         assert not (host.run / "config-error").exists()
 
+    def test_while_latched_what_is_held_stays_so(self, host: Host) -> None:
+        """A unit that was made at run time is known by nothing but that it runs."""
+        host.configure("[protect]\nunits = quantum*\n")
+        running = host.root / "run/systemd/units/invocation:quantum1.service"
+        running.parent.mkdir(parents=True)
+        running.symlink_to("0")
+        run_script(host)
+        running.unlink()
+        flag = host.root / "run/quantum/ESS_ON"
+        flag.parent.mkdir(parents=True)
+        for latched in (True, False):
+            flag.touch() if latched else flag.unlink()
+            for _ in range(2):
+                shutil.rmtree(host.early)
+                host.early.mkdir()
+                run_script(host)
+                held = (host.early / "quantum1.service.d" / gate.DROP_IN).exists()
+                assert held == latched
+
     def test_bad_configuration_keeps_the_last_good_one(self, host: Host) -> None:
         host.configure("[protect]\nunits = mine\n")
         run_script(host)

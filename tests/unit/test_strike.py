@@ -6,31 +6,100 @@ from pathlib import Path
 import pytest
 from madeup import HERE
 
+from quantum_ess import plan
+
 STRIKE = HERE / "quantum_ess/libexec/strike"
+PLAN = """\
+quantum-ess-plan 1
+protect quantum-a.service 0 0
+protect bot@BTC\\x2dUSD.service 1 800
+protect trading.slice 1 300
+protect quantum-*.service 1 700
+protect quantum-b*.service 0 0
+protect bot@?.service 0 0
+protect *.timer 0 0
+keep quantum-rl-monitor.service
+keep *-watch.service
+end
+"""
+UNITS = (
+    "quantum-a.service",
+    "quantum-b.service",
+    "quantum-rl-monitor.service",
+    "quantum-a-watch.service",
+    "bot@BTC\\x2dUSD.service",
+    "bot@BTCx2dUSD.service",
+    "bot@B.service",
+    "trading.slice",
+    "systemd-tmpfiles-clean.timer",
+    "quantum-ess-watch.timer",
+    "backup.timer",
+    "nginx.service",
+)
 ASK = """
 . "$1"
-patterns=' quantum-*.service' keep=' *-monitor.service ' protect=' quantum-a.service '
-slow=' quantum-*.service=700'
-for unit in quantum-a quantum-b quantum-rl-monitor nginx; do
-    protected $unit.service && echo "$unit"
+plans=$2
+read_plan
+shift 2
+for unit in "$@"; do
+    if protected "$unit"; then grace_of "$unit"; else due=no; fi
+    printf '%s %s\\n' "$unit" "$due"
 done
-grace_of quantum-b.service
-echo "$due" *
+echo *
 """
 
 
 @pytest.mark.parametrize(
-    "decoys", [(), ("quantum-a.service", "node-monitor.service", "quantum-a.service=700")]
+    "decoys", [(), ("quantum-a.service", "node-watch.service", "quantum-a.service=700", "a.timer")]
 )
-def test_patterns_are_of_units_and_not_of_files(tmp_path: Path, decoys: tuple[str, ...]) -> None:
-    """The directory that the command is given in has no say: anybody may have put files there."""
+def test_the_shell_judges_units_as_python_does(tmp_path: Path, decoys: tuple[str, ...]) -> None:
+    """Nor has the directory a say that the command is given in: anybody may put files there."""
     for name in (*decoys, "x"):
         (tmp_path / name).touch()
+    path = tmp_path.with_suffix(".plan")
+    path.write_text(PLAN)
     done = subprocess.run(
-        ["sh", "-c", ASK, "sh", STRIKE], cwd=tmp_path, capture_output=True, text=True, check=True
+        ["sh", "-c", ASK, "sh", STRIKE, path, *UNITS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    files = " ".join(sorted((*decoys, "x")))
-    assert done.stdout.splitlines() == ["quantum-a", "quantum-b", f"700 {files}"]
+    python = plan.Plan(PLAN, "")
+    wanted = []
+    for unit in UNITS:
+        how = python.match(unit)
+        wanted.append(f"{unit} {'no' if how is None else round(1000 * how.grace)}")
+    *said, files = done.stdout.splitlines()
+    assert said == wanted
+    assert files.split() == sorted((*decoys, "x"))
+
+
+def test_what_is_in_a_slice_has_the_slice_s_grace(tmp_path: Path) -> None:
+    """Unless its own name is protected: of category 1 is what cancels orders before it goes."""
+    members = ("foo.service", "quantum-a.service", "quantum-ess-watch.service")
+    for member in members:
+        unit = tmp_path / "trading.slice/trading-b.slice" / member
+        unit.mkdir(parents=True)
+        (unit / "cgroup.procs").write_text("7\n")
+        (unit / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+        (unit / "cgroup.kill").touch()
+    path = tmp_path / "plan"
+    path.write_text(PLAN)
+    script = f"""
+. {STRIKE}
+plans={path}
+read_plan
+kill() {{ echo "kill $*"; }}
+clock() {{ :; }}
+top={tmp_path} forced=1 began=0 now=0 warned=' '
+blow
+"""
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "kill -TERM 7\n"  # to foo.service
+    slice_ = tmp_path / "trading.slice/trading-b.slice"
+    killed = [member for member in members if (slice_ / member / "cgroup.kill").read_text()]
+    assert killed == ["quantum-a.service"]
 
 
 def test_sigterm_is_sent_once_and_to_every_process_below(tmp_path: Path) -> None:
@@ -43,7 +112,8 @@ def test_sigterm_is_sent_once_and_to_every_process_below(tmp_path: Path) -> None
     script = f"""
 . {STRIKE}
 kill() {{ echo "kill $*"; }}
-slow=' quantum-a.service=700' forced=1 began=0 now=0 warned=' ' few='' count=0
+slow=' quantum-a.service=700 ' slow_patterns='' protect=' '
+forced=1 began=0 now=0 warned=' ' few='' count=0
 strike quantum-a.service {unit} 2>&1
 strike quantum-a.service {unit} 2>&1
 now=701
