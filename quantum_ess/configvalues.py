@@ -100,7 +100,10 @@ def url(text: str) -> str:
     """The address of a Redis server, as redis-py takes it."""
     if _URL.fullmatch(text):
         return text
-    raise ValueError(f"expected redis://HOST:PORT/DATABASE or unix:///SOCKET, not {text[:60]!r}")
+    shown = f"{text[:60]!r}"
+    if "@" in text or "password" in text:  # everybody may read what this goes to
+        shown = "this one, which has a password in it"
+    raise ValueError(f"expected redis://HOST:PORT/DATABASE or unix:///SOCKET, not {shown}")
 
 
 def group(text: str) -> str:

@@ -53,7 +53,8 @@ class Hook:
         elif self.result is None and time.monotonic() >= self.deadline:
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            with suppress(subprocess.TimeoutExpired):  # in uninterruptible sleep, say
+                self.process.wait(1.0)
             self.finish(f"did not end within {self.deadline - self.began:g} s, and was killed")
         return self.result is not None
 

@@ -39,10 +39,16 @@ def urls(path: str = URLS) -> dict[str, str]:
             raise Failed(f"{path} is refused: others than root can read or write it", hint=hint)
         lines = [line.strip() for line in file]
     return {
-        f"line {number} ({line.partition(':')[0]})": line
+        f"line {number} ({_scheme(line)})": line
         for number, line in enumerate(lines, 1)
         if line and not line.startswith("#")
     }
+
+
+def _scheme(line: str) -> str:
+    """What may be told of a URL; of a line that is none, nothing."""
+    found = re.match(r"([a-z][a-z0-9+.-]{0,30})://", line, re.ASCII | re.IGNORECASE)
+    return found[1] if found else "no URL"
 
 
 def work(group: Group) -> None:

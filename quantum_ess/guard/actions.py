@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from quantum_ess import account, activate, record
+from quantum_ess import account, activate, latch, record
 from quantum_ess.group import Group
 from quantum_ess.guard.evaluate import Watch
 from quantum_ess.trail import CRIT, NOTICE, Trail
@@ -47,18 +47,23 @@ class Actions:
         already."""
         if not watch.acts(due):
             return self._warn(watch)
-        latched = self.group.latched(unsure=False)  # rather a stop too many
-        watch.trip(due, latched)
+        # A release may have looked at the flag already: it gives way to one that is set again. If
+        # it has opened the latch since, this is an activation. In doubt too: better one too many.
+        latched, anew = self.group.latched(unsure=False), False
+        if latched and watch.rule.mode != "shadow":
+            anew = latch.shut(self.group).created
+        watch.trip(due, latched and not anew)
         reason = f"condition {watch.reason()}"
         if watch.rule.mode == "shadow":
             self._done(watch, reason, "would activate")
             self.tell("guard-shadow", f"ESS GUARD WOULD ACTIVATE: {reason}", WARNING, reason)
-        elif latched:
+        elif latched and not anew:
             self._done(watch, reason, "joined")
             text = f"ESS GUARD: active already when it came true: {reason}"
             self.tell("guard-joined", text, NOTICE, reason)
         else:
-            request = activate.Request("guard", reason)
+            boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+            request = activate.Request("guard", reason, boottime if anew else None)
             outcome = activate.activate(self.group, request)
             if not outcome.flag.held:  # nothing keeps it down: the next reading acts again
                 watch.tripped = False

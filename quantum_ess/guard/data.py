@@ -58,7 +58,7 @@ def _in_json(text: str, path: str) -> str:
 def _step(found: Any, step: str) -> Any:
     if isinstance(found, dict) and step in found:
         return found[step]
-    if isinstance(found, list) and step.isdigit() and len(step) < 9 and int(step) < len(found):
+    if isinstance(found, list) and step.isdecimal() and len(step) < 9 and int(step) < len(found):
         return found[int(step)]
     raise Problem(NOT_THERE)
 

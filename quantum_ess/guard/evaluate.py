@@ -55,9 +55,13 @@ class Evaluator:
         self._counted: float | None = None  # when the last sample was
         self._doubt: float | None = None  # unknown, though the source answers, since then
         self._changed: tuple[str, float] | None = None
+        self._read: float | None = None  # when its source last answered
 
     def take(self, reading: Reading) -> str:
         """Take one reading; what is due with it."""
+        if reading.first and reading.reachable and self._changed and self._read is not None:
+            text, since = self._changed  # who writes it could not reach the source either
+            self._changed = (text, since + reading.time - self._read)
         sample = self._is_sample(reading)
         before = self.state
         self.value, self.problem = self._measure(reading, sample)
@@ -68,6 +72,7 @@ class Evaluator:
         else:
             self._breached(reading, before, sample)
         self.reading = reading
+        self._read = reading.time if reading.reachable else self._read
         self.due = self._due(reading)
         return self.due
 

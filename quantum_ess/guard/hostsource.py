@@ -39,10 +39,12 @@ def units(manager: Manager, rules: list[Rule]) -> Readings:
 def _reading(manager: Manager, rule: Rule, unit: Unit | None) -> Reading:
     now = time.monotonic()
     try:
-        if unit is None:  # at rest and forgotten, or never there
+        if unit is None:
             path = manager.load(rule.unit)
-            load = str(manager.get(path, "Unit", "LoadState"))
-            unit = Unit(rule.unit, load, "inactive", "dead", path, 0)
+            # An alias too, which systemd does not list.
+            states = ("LoadState", "ActiveState", "SubState")
+            load, active, sub = (str(manager.get(path, "Unit", key)) for key in states)
+            unit = Unit(rule.unit, load, active, sub, path, 0)
         if unit.load in ("not-found", "error", "bad-setting"):
             return Reading(now, problem=f"unit {unit.load}")
         if rule.what == "restarts":
@@ -61,8 +63,13 @@ class UnitSource(threading.Thread):
         super().__init__(name="units", daemon=True)
         self._rules = [rule for rule in rules.rules if rule.unit]
         self._poll = rules.poll
-        self._post = post
         self._ended = threading.Event()
+        # As in redissource.py.
+        self._take = post
+
+    def _post(self, readings: Readings) -> None:
+        if not self._ended.is_set():
+            self._take(readings)
 
     def end(self) -> None:
         """Have the thread end, at the next poll at the latest."""

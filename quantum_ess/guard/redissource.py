@@ -67,9 +67,14 @@ class RedisSource(threading.Thread):
         self.server = self.settings.server()
         self.answered: float | None = None  # when everything was last read, monotonic
         self.since = time.monotonic()  # in this state
-        self._post = post
-        self._renew = renew
         self._ended = threading.Event()
+        # What was being read when other rules came in force is not what those are about.
+        self._take = post
+        self._renew = renew
+
+    def _post(self, readings: Readings) -> None:
+        if not self._ended.is_set():
+            self._take(readings)
 
     def end(self) -> None:
         """Have the thread end, at the next poll at the latest."""
@@ -105,6 +110,8 @@ class RedisSource(threading.Thread):
                 self._until_next_poll(reader, tracker, time.monotonic() + self.rules.poll)
                 if self.settings.sentinels:
                     _stay_with_master(client)
+                if self._ended.is_set():
+                    break
                 self._poll(reader)
                 self._renew(client)
         finally:

@@ -139,6 +139,7 @@ class Guard:
             found = rules.read(path)
         except (OSError, ValueError) as error:
             self.problem = f"{path}: {error}"
+            self._mark = None  # once more with the next look
             return bool(self.rules.rules)
         if found is None or not found.rules:
             return False

@@ -57,7 +57,13 @@ def measured(rule: Rule, readings: list[Reading], at: int, samples: list[bool]) 
     seen = [(r.time, r.value or 0.0, r.text) for r in readings[: at + 1] if known(r)]
     if rule.what == "unchanged":
         same = len(list(takewhile(lambda row: row[2] == now.text, reversed(seen))))
-        return now.time - seen[-same][0]
+        since = seen[-same][0]
+        gaps = [
+            later.time - max(r.time for r in readings[:n] if r.reachable)
+            for n, later in enumerate(readings[: at + 1])
+            if later.first and later.reachable and later.time > since
+        ]
+        return now.time - since - sum(gaps)
     if rule.what == "restarts":
         return sum(
             value - before if value >= before else value
