@@ -197,6 +197,10 @@ torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop (ARGS="--rounds 10")
 	@$(VENV)/python tests/bench.py $(DEB) $(ARGS)
 
+.PHONY: profile
+profile: root setup deb  ## where the time of one activation goes, by strace (ARGS="--rounds 5")
+	@$(VENV)/python tests/milestones.py $(DEB) $(ARGS)
+
 .PHONY: setup
 setup: build-setup  ## install what the other targets need (root)
 	@$(call apt-install,$(TEST_PACKAGES))
