@@ -189,9 +189,9 @@ def test_the_host_around(trading: Trading) -> None:
         ),
         ("flag-directory-missing", "rmdir /run/quantum", "systemd-tmpfiles --create"),
         (
-            "plan-missing",
-            "mv /run/quantum-ess/plan /run/plan.away",
-            "mv /run/plan.away /run/quantum-ess/plan",
+            "plan-missing watcher-down",  # the watch has a new one made
+            f"systemctl stop {' '.join(WATCH)}; mv /run/quantum-ess/plan /run/plan.away",
+            "mv /run/plan.away /run/quantum-ess/plan; systemctl start quantum-ess-watch.timer",
         ),
         ("redis-unreachable", f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
         (
