@@ -94,6 +94,14 @@ def lean(host: "Host") -> None:
         mask.symlink_to("/dev/null")
 
 
+def read_only(path: str) -> str:
+    """Shell commands that make a directory of a host read-only, until it is mounted rw or away.
+
+    Not in its own place: what somebody writes to at that moment can't be made so.
+    """
+    return f"mount --bind {path} /mnt; mount -o remount,bind,ro /mnt; mount --bind /mnt {path}"
+
+
 class Host:
     """One booted host; a context manager that boots on entry and leaves nothing on exit.
 

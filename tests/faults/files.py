@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, script
-from host import Host
+from host import Host, read_only
 from product import DONE, INCOMPLETE, RECORD
 
 _ROOM = "mount -o remount,size=256M,nr_inodes=64k /run"
@@ -40,9 +40,7 @@ _SMALL = (
 )
 VAR_READ_ONLY = Fault(
     "/var read-only",
-    script(
-        "mount --bind /var /var; mount -o remount,bind,ro /var", "mount -o remount,bind,rw /var"
-    ),
+    script(read_only("/var"), "mount -o remount,bind,rw /var"),
     statuses=(INCOMPLETE,),
     says="record not written: Read-only file system",
     smoke=(TOUCH,),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guarding import UNIT, WATCHER, Guarded, condition
-from host import Host
+from host import Host, read_only
 from kinds import FOUR, REDIS
 from product import DROP_IN, WATCH, Ess
 from trading import Trading
@@ -223,9 +223,8 @@ def test_the_host_around(trading: Trading) -> None:
         ),
         (
             "disk-full",
-            "mount --bind /var/lib/quantum-ess /var/lib/quantum-ess;"
-            "mount -o remount,bind,ro /var/lib/quantum-ess",
-            "umount --lazy /var/lib/quantum-ess",  # the watch may be reading there
+            read_only("/var/lib/quantum-ess"),
+            "umount --lazy /var/lib/quantum-ess /mnt",  # the watch may be reading there
         ),
         (
             "hook-refused",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from host import read_only
 from kinds import FOUR
 from product import DONE, FAILED, USAGE, Ess
 from trading import WAYS, Trading
@@ -199,8 +200,7 @@ def test_a_disk_that_takes_nothing_and_python_gone(trading: Trading) -> None:
     host, ess = trading.host, Ess(trading.host)
     ess("activate")
     ess("deactivate")
-    host.sh("mount --bind /var/lib/quantum-ess /var/lib/quantum-ess")
-    host.sh("mount -o remount,bind,ro /var/lib/quantum-ess")
+    host.sh(read_only("/var/lib/quantum-ess"))
     ess("activate", "--reason", "no room", check=False)
     assert len(records(ess, "activated")) == 1
     assert [row["reason"] for row in incidents(ess)] == ["", "no room"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from host import Host
+from host import Host, read_only
 from kinds import FOUR, REDIS
 from product import ACTIVE, DONE, INCOMPLETE, RECORD, Ess
 from trading import FLAG, Trading
@@ -42,7 +42,7 @@ def systemd_hung(host: Host) -> Iterator[None]:
 @contextlib.contextmanager
 def disk_read_only(host: Host) -> Iterator[None]:
     """Nothing can be written where the record goes."""
-    host.sh(f"mount --bind {STATE} {STATE}; mount -o remount,bind,ro {STATE}")
+    host.sh(read_only(STATE))
     yield
 
 
