@@ -19,21 +19,22 @@ from kinds import FOUR
 from roots import RELEASES, root_tree
 
 TRACE = "/run/trace"
-CALLS = "execve,openat,write,connect,sendmsg,rename,renameat,renameat2,link,linkat,fsync,exit_group"
-STRACE = ("strace", "-f", "--seccomp-bpf", "-ttt", "-y", "-s", "200", "-o", TRACE)
+CALLS = "execve,openat,write,connect,sendmsg,sendto,rename,link,linkat,exit_group"
+STRACE = ("strace", "-f", "--seccomp-bpf", "-ttt", "-y", "-s", "600", "-o", TRACE)
 
+FAILED = re.compile(r" = -1 E(?!INPROGRESS)")
 # What is looked for, in this order; each is the first (or, with True, the last) line that fits.
 MILESTONES = (
     ("the shell is started", r'execve\("/usr/bin/quantum-ess"', False),
     ("the flag is there", r"openat\(.*/run/quantum/ESS_ON.*O_EXCL", False),
     ("the first cgroup is killed", r"write\(.*cgroup\.kill", False),
-    ("the last of the first blow is", r"write\(.*cgroup\.kill", True),
+    ("the last cgroup is", r"write\(.*cgroup\.kill", True),
     ("Python is started", r'execve\("/usr/bin/python3"', False),
     ("PID 1 is asked", r"connect\(.*(system_bus_socket|systemd/private)", False),
     ("the record is on disk", r"rename.*/var/lib/quantum-ess/latched", False),
-    ("the trail begins", r"sendmsg\(.*ESS_EVENT=initiated", False),
+    ("the trail begins", r"send(msg|to)\(.*ACTIVATION INITIATED", False),
     ("Redis is asked", r"connect\(.*htons\(6379\)", False),
-    ("the trail is complete", r"sendmsg\(.*ESS_EVENT=complete", False),
+    ("the trail is complete", r"send(msg|to)\(.*ACTIVATION COMPLETE", False),
     ("the end", r"exit_group", True),
 )
 
@@ -44,7 +45,9 @@ def milestones(trace: str) -> dict[str, float]:
     events = [(float(row[1]), row[2]) for row in lines if len(row) == 3]
     found = {}
     for name, pattern, last in MILESTONES:
-        times = [time for time, call in events if re.search(pattern, call) and " = -1 " not in call]
+        times = [
+            time for time, call in events if re.search(pattern, call) and not FAILED.search(call)
+        ]
         if times:
             found[name] = times[-1 if last else 0]
     began = found[MILESTONES[0][0]]
