@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
+
+from quantum_ess import worker
 
 Answer = TypeVar("Answer", str, int)
 Actor = dict[str, str | int]
@@ -69,12 +70,8 @@ def _in_time(ask: Callable[[], Answer]) -> Answer | None:
         with suppress(KeyError, ValueError):
             answers.append(ask())
 
-    try:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(NAME_SERVICE)
-    except RuntimeError:  # no thread to be had
-        pass
+    with suppress(RuntimeError):  # no thread to be had
+        worker.start(run).wait(NAME_SERVICE)
     return answers[0] if answers else None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from quantum_ess import latch
+from quantum_ess import latch, worker
 from quantum_ess import record as records
 from quantum_ess.errors import passing
 from quantum_ess.group import Group
@@ -199,11 +199,10 @@ def _in_time(options: Mapping[str, str], seconds: float, action: Callable[[], No
         except Exception as error:  # whatever redis-py raises, the stop is already done
             result.append(" ".join(str(error).split()) or type(error).__name__)
 
-    thread = threading.Thread(target=run, daemon=True)
     try:
-        thread.start()
+        ended = worker.start(run)
     except RuntimeError as error:  # no more threads to be had
         return str(error)
     loaded.wait(LOADING)  # on a busy machine that takes longer than Redis may
-    thread.join(2 * seconds + 0.5)
+    ended.wait(2 * seconds + 0.5)
     return result[0] if result else f"no answer within {2 * seconds + 0.5:g} s"

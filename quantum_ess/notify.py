@@ -10,12 +10,11 @@ import logging
 import os
 import re
 import stat
-import threading
 import time
 from contextlib import suppress
 from typing import Any
 
-from quantum_ess import history, outbox, record
+from quantum_ess import history, outbox, record, worker
 from quantum_ess.errors import Failed
 from quantum_ess.group import Group
 from quantum_ess.outbox import URLS, Due
@@ -99,9 +98,10 @@ def _attempt(group: Group, due: Due) -> None:
 def _send(url: str, job: outbox.Job) -> str:
     """Why it could not be sent, "" if it was. In a thread: not every service has a time limit."""
     result: list[str] = []
-    thread = threading.Thread(target=lambda: result.append(_apprise(url, job)), daemon=True)
-    thread.start()
-    thread.join(LIMIT)
+    try:
+        worker.start(lambda: result.append(_apprise(url, job))).wait(LIMIT)
+    except RuntimeError as error:  # no more threads to be had
+        return str(error)
     return result[0] if result else f"no answer within {LIMIT:g} s"
 
 

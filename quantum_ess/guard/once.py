@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
+from quantum_ess import worker
 from quantum_ess.guard import hostsource
 from quantum_ess.guard.evaluate import Reading, Watch
 from quantum_ess.guard.keyreader import Reader, Readings
@@ -20,14 +22,16 @@ def look(rules: Rules) -> tuple[list[Watch], str]:
     """
     found: dict[str, Reading] = {}
     problem: list[str] = []
-    jobs = [threading.Thread(target=_units, args=(rules, found), daemon=True)]
+    jobs: list[Callable[[], None]] = [lambda: _units(rules, found)]
     if rules.uses_redis:
-        jobs.append(threading.Thread(target=_redis, args=(rules, found, problem), daemon=True))
+        jobs.append(lambda: _redis(rules, found, problem))
+    begun = []
     for job in jobs:
-        job.start()
+        with suppress(RuntimeError):  # no thread to be had: as if it had not answered
+            begun.append(worker.start(job))
     deadline = time.monotonic() + 4 * max(Settings(rules.redis).timeout, 1.0)
-    for job in jobs:
-        job.join(max(0.0, deadline - time.monotonic()))
+    for ended in begun:
+        ended.wait(max(0.0, deadline - time.monotonic()))
     if rules.uses_redis and not problem:
         problem.append("no answer in time")
     watches = []
