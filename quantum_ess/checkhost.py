@@ -192,7 +192,8 @@ def configuration(facts: Facts) -> Iterator[Finding]:
         yield Finding(ERROR, "plan-missing", text, hint)
         return
     try:
-        wanted = gate.tree(Compiled(config.load(), unitfiles.UnitFiles()))[gate.PLAN]
+        compiled = Compiled(config.load(), unitfiles.UnitFiles(known=gate.held_now()))
+        wanted = gate.tree(compiled)[gate.PLAN]
     except ConfigError as error:
         text = f"the configuration has a mistake, the last good one is in force: {error}"
         yield Finding(ERROR, "config-error", text, hint)

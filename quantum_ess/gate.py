@@ -77,8 +77,15 @@ def _stamped(files: dict[str, str]) -> str:
     return files[PLAN].removesuffix("end\n") + f"tree {zlib.crc32(whole.encode()):08x}\nend\n"
 
 
-def held(directory: str) -> list[str]:
-    """Units that have a gate of their own in the tree in that directory."""
+def held_now(root: str = "") -> list[str]:
+    """Units that have a gate of their own in the tree in force; none unless ESS is latched.
+
+    What is held then stays so: a unit that another generator makes, or that was made at run time,
+    is found by nobody while it is down.
+    """
+    if not any(os.path.lexists(root + path) for path in (TRADING.flag, TRADING.record)):
+        return []
+    directory = f"{root}{TRADING.run}/good"
     try:
         names = [entry.removesuffix(".d") for entry in os.listdir(directory)]
     except OSError:

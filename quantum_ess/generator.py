@@ -56,11 +56,7 @@ def generate(outdir: str, root: str = "") -> None:
     os.makedirs(run, 0o755, exist_ok=True)
     try:
         loaded = config.load(config.default_paths(root))
-        # While latched, what is held stays so: a unit that another generator makes, or that was
-        # made at run time, is found by nobody while it is down.
-        latched = any(os.path.lexists(root + p) for p in (TRADING.flag, TRADING.record))
-        held = gate.held(f"{run}/good") if latched else []
-        files = gate.tree(Compiled(loaded, UnitFiles(root, held)))
+        files = gate.tree(Compiled(loaded, UnitFiles(root, gate.held_now(root))))
         if guarded := rules.text(rules.of(loaded)):
             files[rules.FILE] = guarded
     except ConfigError as error:

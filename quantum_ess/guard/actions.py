@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -48,27 +49,29 @@ class Actions:
         if not watch.acts(due):
             return self._warn(watch)
         # A release may have looked at the flag already: it gives way to one that is set again. If
-        # it has opened the latch since, this is an activation. In doubt too: better one too many.
-        latched, anew = self.group.latched(unsure=False), False
+        # it has taken the flag, this is an activation; the incident goes on while its record is
+        # there. In doubt: better one activation too many.
+        latched, created = self.group.latched(unsure=False), False
         if latched and watch.rule.mode != "shadow":
-            anew = latch.shut(self.group).created
-        watch.trip(due, latched and not anew)
+            created = latch.shut(self.group).created
+        goes_on = latched and (not created or os.path.lexists(self.group.record))
+        watch.trip(due, goes_on)
         reason = f"condition {watch.reason()}"
         if watch.rule.mode == "shadow":
             self._done(watch, reason, "would activate")
             self.tell("guard-shadow", f"ESS GUARD WOULD ACTIVATE: {reason}", WARNING, reason)
-        elif latched and not anew:
-            self._done(watch, reason, "joined")
-            text = f"ESS GUARD: active already when it came true: {reason}"
-            self.tell("guard-joined", text, NOTICE, reason)
-        else:
+            return True
+        if not latched or created:
             boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-            request = activate.Request("guard", reason, boottime if anew else None)
+            request = activate.Request("guard", reason, boottime if created else None)
             outcome = activate.activate(self.group, request)
             if not outcome.flag.held:  # nothing keeps it down: the next reading acts again
                 watch.tripped = False
-            self._done(watch, reason, "activated")
             self._clerk.work.put(lambda: account.settle(self.group, request, outcome))
+        self._done(watch, reason, "joined" if goes_on else "activated")
+        if goes_on:
+            text = f"ESS GUARD: active already when it came true: {reason}"
+            self.tell("guard-joined", text, NOTICE, reason)
         return True
 
     def _warn(self, watch: Watch) -> bool:

@@ -64,12 +64,7 @@ class UnitSource(threading.Thread):
         self._rules = [rule for rule in rules.rules if rule.unit]
         self._poll = rules.poll
         self._ended = threading.Event()
-        # As in redissource.py.
-        self._take = post
-
-    def _post(self, readings: Readings) -> None:
-        if not self._ended.is_set():
-            self._take(readings)
+        self._post = post
 
     def end(self) -> None:
         """Have the thread end, at the next poll at the latest."""

@@ -68,13 +68,8 @@ class RedisSource(threading.Thread):
         self.answered: float | None = None  # when everything was last read, monotonic
         self.since = time.monotonic()  # in this state
         self._ended = threading.Event()
-        # What was being read when other rules came in force is not what those are about.
-        self._take = post
+        self._post = post
         self._renew = renew
-
-    def _post(self, readings: Readings) -> None:
-        if not self._ended.is_set():
-            self._take(readings)
 
     def end(self) -> None:
         """Have the thread end, at the next poll at the latest."""

@@ -25,6 +25,7 @@ from quantum_ess.trail import NOTICE
 LIVES = 60.0  # seconds after which a guard is well
 MANY = 3  # deaths in a row that status warns of
 WRITE = 2.0  # seconds: the state is written this often if nothing changes
+UNREAD = (0, 0)  # no file's mark
 Readings = list[tuple[str, Reading]]
 
 
@@ -37,9 +38,9 @@ class Guard:
         self.watches: dict[str, Watch] = {}
         self.inbox: queue.SimpleQueue[Readings] = queue.SimpleQueue()
         self.actions = Actions(group)
-        self.sources = Sources(self.inbox.put, Keeper(group, self._marker_renewed))
+        self.sources = Sources(Keeper(group, self._marker_renewed))
         self.problem = ""
-        self._mark: tuple[int, int] | None = None
+        self._mark: tuple[int, int] | None = UNREAD
         self._stopping = threading.Event()
         self._started = time.time()
         self._deaths = 0  # of guards before this one, in a row
@@ -139,7 +140,7 @@ class Guard:
             found = rules.read(path)
         except (OSError, ValueError) as error:
             self.problem = f"{path}: {error}"
-            self._mark = None  # once more with the next look
+            self._mark = UNREAD  # once more with the next look
             return bool(self.rules.rules)
         if found is None or not found.rules:
             return False
@@ -161,7 +162,8 @@ class Guard:
             else:
                 self.watches[rule.name] = before
         self.rules, self._changed = found, True
-        self.sources.follow(found)
+        self.inbox = queue.SimpleQueue()  # what is on its way was read by other rules
+        self.sources.follow(found, self.inbox.put)
 
     def _recall(self) -> None:
         """What the guard before this one knew and no reading tells."""

@@ -20,25 +20,27 @@ Post = Callable[[list[tuple[str, Reading]]], None]
 class Sources:
     """Redis and PID 1, each in a thread of its own: either may hang, and the loop goes on."""
 
-    def __init__(self, post: Post, keep: Callable[[redisclient.Client], None]) -> None:
-        """post: takes readings. keep: is called with the connection to Redis after each poll."""
+    def __init__(self, keep: Callable[[redisclient.Client], None]) -> None:
+        """keep: is called with the connection to Redis after each poll."""
         self.redis: RedisSource | None = None
         self.units: hostsource.UnitSource | None = None
-        self._post = post
         self._keep = keep
         self._poll = 1.0
         self._since = time.monotonic()
 
-    def follow(self, rules: Rules) -> None:
-        """Read what these rules are about, and nothing else any more."""
+    def follow(self, rules: Rules, post: Post) -> None:
+        """Read what these rules are about, and nothing else any more; `post` takes the readings.
+
+        What was being read for other rules still goes to theirs.
+        """
         self.end()
         self._poll = rules.poll
         self._since = time.monotonic()
         if rules.uses_redis:
-            self.redis = RedisSource(rules, self._post, self._keep)
+            self.redis = RedisSource(rules, post, self._keep)
             self.redis.start()
         if any(rule.unit for rule in rules.rules):
-            self.units = hostsource.UnitSource(rules, self._post)
+            self.units = hostsource.UnitSource(rules, post)
             self.units.start()
 
     def end(self) -> None:

@@ -141,11 +141,3 @@ def test_addresses_that_are_none() -> None:
         assert marker._bounded(options(url, 0.05), 0.05, WANTED)
 
     check()
-
-
-def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert marker._bounded({}, 0.05, WANTED) == "can't start new thread"
