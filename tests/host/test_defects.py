@@ -142,6 +142,7 @@ def test_a_record_that_is_not_read_at_first_is_read_all_the_same(trading: Tradin
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
 
 
+MTIME = f"stat -c %.9Y {FLAG}"
 # The watch looks every second, so that this takes no longer than it must.
 OFTEN = """
 mkdir -p /run/systemd/system/quantum-ess-watch.timer.d
@@ -190,6 +191,40 @@ def test_a_stop_without_python_beats_a_release_that_has_looked(trading: Trading)
     release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED
     assert ess.latched() and not trading.remaining()
+
+
+SLOW_DD = """#!/bin/sh
+touch /run/filling
+while [ ! -e /run/fill ]; do sleep 0.01; done
+exec dd.real "$@"
+"""
+
+
+def test_an_activation_while_halt_fills_a_flag_beats_a_release_that_has_looked(
+    trading: Trading,
+) -> None:
+    """halt gives the flag back the time that it was set at, but not that which was noted."""
+    host = trading.host
+    host.sh("mv /usr/bin/dd /usr/bin/dd.real; mkdir -p /run/quantum-ess")
+    host.write_file("/usr/bin/dd", SLOW_DD, 0o755)
+    locked = host.spawn("flock", "/run/quantum-ess/lock", "sleep", "4")
+    lock_is_free = ("flock", "-n", "/run/quantum-ess/lock", "true")
+    wait_until(lambda: host.run(*lock_is_free, check=False).returncode, SOON, "a lock that is held")
+    host.sh(f"touch {FLAG}")
+    wait_until(lambda: host.exists("/run/filling"), SOON, "a flag that is being filled")
+    at = host.sh(MTIME)
+    release = host.spawn("quantum-ess", "deactivate")
+    at_work = ("pgrep", "-f", "[c]ontroller deactivate")
+    wait_until(lambda: host.run(*at_work, check=False).stdout, SOON, "a release that has looked")
+    activation = host.spawn("quantum-ess", "activate")
+    wait_until(lambda: host.sh(MTIME) != at, SOON, "a flag that is marked")
+    host.sh("touch /run/fill")
+    wait_until(lambda: host.sh(f"cat {FLAG}"), SOON, "a flag that is filled")
+    locked.communicate(timeout=SOON)
+    activation.communicate(timeout=SOON)
+    release.communicate(timeout=SOON)
+    assert (activation.returncode, release.returncode) == (DONE, NOT_RELEASED)
+    assert Ess(host).latched() and not trading.remaining()
 
 
 def test_a_release_that_was_to_start_nothing_and_is_broken_off(trading: Trading) -> None:
