@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import filterfalse
 
 from quantum_ess import unitnames
 from quantum_ess.config import TABLE, Config
@@ -27,7 +28,7 @@ class Compiled:
         self.config = config
         self._files = files
         self._named_by: dict[str, str] = {}  # real unit: what the configuration says
-        self.keep = tuple(dict.fromkeys(self._with_real(config.keep)))
+        self.keep = tuple(dict.fromkeys(self._kept()))
         self.protected = tuple(dict.fromkeys(self._in_order()))
         self.patterns = tuple(filter(unitnames.is_pattern, self.protected))
 
@@ -89,40 +90,58 @@ class Compiled:
         """The names and patterns to protect, each followed by what its aliases stand for."""
         config = self.config
         for entry in dict.fromkeys((*config.order, *config.protect)):
-            yield from self._with_real(self._narrower(entry), check=True)
-            yield from self._with_real([entry], check=True)
-            if unitnames.is_pattern(entry):
-                yield from self._behind(entry)
+            for name in (*self._narrower(entry), entry):
+                real = self.real(name)
+                if self.excluded(real):
+                    raise self._wrong_alias(name, real)
+                yield name
+                if real != name:
+                    self._named_by.setdefault(real, name)
+                    yield real
+                yield from self._behind(name)
 
     def _narrower(self, entry: str) -> list[str]:
-        """What [unit] sections single out of a pattern; names first, the last section before."""
-        named = {*self.config.order, *self.config.protect}
-        own = [stop.name for stop in reversed(self.config.units) if stop.name not in named]
-        inside = [name for name in own if unitnames.matches(entry, name)]
+        """What [unit] sections single out of a pattern; names first, the last section before.
+
+        Also of what another pattern takes in as well: of the plan's rows the first one counts.
+        """
+        if not unitnames.is_pattern(entry):
+            return []
+        config = self.config
+        named = {*filterfalse(unitnames.is_pattern, (*config.order, *config.protect)), entry}
+        own = [stop.name for stop in reversed(config.units) if stop.name not in named]
+        inside = [name for name in own if unitnames.overlap(entry, name) and config.covers(name)]
         return sorted(inside, key=unitnames.is_pattern)
 
-    def _with_real(self, names: list[str] | tuple[str, ...], check: bool = False) -> Iterator[str]:
-        for name in names:
-            real = self.real(name)
-            if check and not unitnames.is_pattern(name) and self.excluded(real):
-                raise self._wrong_alias(name, real)
-            yield name
-            if real != name:
+    def _kept(self) -> Iterator[str]:
+        for entry in self.config.keep:
+            yield entry
+            yield self.real(entry)
+            yield from (real for _, real in self._aliases(entry))
+
+    def _behind(self, pattern: str) -> Iterator[str]:
+        """Units that a protected pattern takes in only by an alias."""
+        for name, real in self._aliases(pattern):
+            left_alone = self.excluded(name) or self.excluded(real)
+            if not left_alone and not self.config.covers(real):
                 self._named_by.setdefault(real, name)
                 yield real
 
-    def _behind(self, pattern: str) -> Iterator[str]:
-        """Units that a pattern takes in only by an alias."""
-        for name in self._files.matching(pattern) if self._files else ():
+    def _aliases(self, pattern: str) -> Iterator[tuple[str, str]]:
+        """The aliases on this host that a pattern takes in, and what they stand for."""
+        if self._files is None or not unitnames.is_pattern(pattern):
+            return
+        template = unitnames.template_of(pattern)
+        spelt_out = [template] if template in self._files.names else []
+        for name in dict.fromkeys((*self._files.matching(pattern), *spelt_out)):
             real = self.real(name)
             if unitnames.is_template(real):  # instances bear its name: all that fit the pattern
-                instances = pattern.rpartition(".")[0].partition("@")[2] or "*"
-                real = real.replace("@.", f"@{instances}.", 1)
+                instances = f"@{unitnames.instance_of(pattern) or '*'}."
+                name, real = (each.replace("@.", instances, 1) for each in (name, real))
                 if unitnames.is_system(real):
                     continue
-            if real != name and self._stopped(name) and not self.config.covers(real):
-                self._named_by.setdefault(real, pattern)
-                yield real
+            if real != name:
+                yield name, real
 
     def _stopped(self, name: str) -> bool:
         return not (self.excluded(name) or self.excluded(self.real(name)))

@@ -160,11 +160,12 @@ class Config:
     def stop_of(self, name: str, alias: str = "") -> tuple[int, float]:
         """Stop category and grace in seconds of a unit or pattern.
 
-        Its own section counts, else that of the alias by which it is protected; else the last one
-        whose pattern takes in either; else [stop].
+        A unit's own section counts, else that of the alias by which it is protected; else the last
+        one whose pattern takes in either; else [stop].
         """
         names = [name, alias] if alias else [name]
-        own = [entry for each in reversed(names) for entry in self.units if entry.name == each]
+        single = [each for each in reversed(names) if not unitnames.is_pattern(each)]
+        own = [entry for each in single for entry in self.units if entry.name == each]
         taking_in = [
             entry
             for entry in self.units

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 
 from quantum_ess import unitnames
 from quantum_ess.compiler import Compiled
@@ -163,7 +164,7 @@ def _template_gate(compiled: Compiled, template: str) -> Iterator[tuple[str, str
         yield _path(template), _gate(compiled, template)
         for name in keep:
             yield _path(name), _OPEN
-    elif unitnames.unit_type(template) == "service":
+    elif unitnames.unit_type(template) == "service" and not compiled.has_own_root(template):
         yield _path(template), selective(protect, keep)
 
 
@@ -185,16 +186,17 @@ def _prefix_gate(compiled: Compiled, pattern: str) -> Iterator[tuple[str, str]]:
     stem, _, kind = pattern.rpartition(".")
     if not stem.endswith("-*") or unitnames.is_pattern(stem[:-1]) or "@" in stem:
         return
+    every = f"{stem[:-1]}.{kind}"
     keep = [name for name in compiled.keep if unitnames.overlap(name, pattern)]
-    if any(map(unitnames.is_pattern, keep)):
-        if kind == "service":
-            own = [f"{prefix}*" for prefix in unitnames.OWN_PREFIXES]
-            yield _path(f"{stem[:-1]}.{kind}"), selective([pattern], [*own, *keep])
-        return
-    yield _path(f"{stem[:-1]}.{kind}"), full(pattern)
+    if not any(map(unitnames.is_pattern, keep)):
+        yield _path(every), _gate(compiled, every)
+    elif kind == "service" and not compiled.has_own_root(every):
+        own = [f"{prefix}*" for prefix in unitnames.OWN_PREFIXES]
+        yield _path(every), selective([pattern], [*own, *keep])
     # A drop-in of an alias counts for the unit behind it, so both names are taken out.
     open_ = {name for name, stopped in compiled.known.items() if not stopped}
-    for name in (*keep, *open_, *(compiled.real(name) for name in open_)):
+    open_.update(filterfalse(unitnames.is_pattern, keep))
+    for name in (*open_, *(compiled.real(name) for name in open_)):
         yield _path(name), _OPEN
     for prefix in unitnames.OWN_PREFIXES:
         if prefix.startswith(stem[:-1]):
@@ -208,7 +210,7 @@ def missing(known: Mapping[str, object], name: str) -> list[str]:
     held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
     lacks = [] if {TRADING.flag, TRADING.record} <= held else ["AssertPathExists="]
     own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
-    if name.endswith(".service") and not own_root:
+    if name.endswith(".service") and not (own_root and not known.get("RootDirectoryStartOnly")):
         conditions = known.get("ExecCondition")
         commands = conditions if isinstance(conditions, list) else []
         if not any(TRADING.flag in " ".join(command[1]) for command in commands):

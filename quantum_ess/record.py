@@ -22,7 +22,7 @@ from quantum_ess.group import Group
 VERSION = 1
 LONGEST = 1 << 20  # bytes; the longest argument of a command line (execve(2)) fits, JSON-escaped
 INCIDENT = re.compile(r"[0-9a-z-]{1,64}")
-UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}")  # systemd.unit(5)
+UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.[a-z]{4,7}")  # systemd.unit(5)
 Record = dict[str, Any]
 
 

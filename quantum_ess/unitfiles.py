@@ -20,7 +20,9 @@ SEARCH_PATH = (
     "/run/systemd/system.control",
     "/run/systemd/transient",
     "/etc/systemd/system",
+    "/etc/systemd/system.attached",  # of portable services, portablectl(1)
     "/run/systemd/system",
+    "/run/systemd/system.attached",
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
 )
@@ -29,6 +31,7 @@ _SAME = {"/lib/systemd/system": "/usr/lib/systemd/system"}
 RUNNING = "/run/systemd/units"
 _LINK_DIRECTORIES = (".wants", ".requires", ".upholds")
 _MOST_LINKS = 8
+_YES = ("1", "yes", "y", "true", "t", "on")
 
 
 class UnitFiles:
@@ -43,13 +46,31 @@ class UnitFiles:
     def names(self) -> frozenset[str]:
         """Every unit and template of a type to protect: installed, enabled or running."""
         found: set[str] = set(self._known)
-        for directory in SEARCH_PATH:
-            for entry in _listing(self._root + directory):
+        for directory, entries in self._entries.items():
+            for entry in entries:
                 found.add(entry)
                 if entry.endswith(_LINK_DIRECTORIES):
                     found.update(_listing(f"{self._root}{directory}/{entry}"))
+                elif entry.endswith(".d"):  # may be all that tells of an instance
+                    instance = entry.removesuffix(".d")
+                    found.update([instance] if unitnames.template_of(instance) else [])
         found.update(entry.partition(":")[2] for entry in _listing(self._root + RUNNING))
         return frozenset(filter(_is_unit, found))
+
+    @cached_property
+    def _entries(self) -> dict[str, frozenset[str]]:
+        """What is in each directory, in order of precedence."""
+        return {path: frozenset(_listing(self._root + path)) for path in SEARCH_PATH}
+
+    @cached_property
+    def _aliases(self) -> dict[str, list[str]]:
+        """The further names of each unit and template."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(filter(_is_unit, set().union(*self._entries.values()))):
+            real = self.real(name)
+            if real != name:
+                found.setdefault(real, []).append(name)
+        return found
 
     def matching(self, pattern: str) -> list[str]:
         """The names that match the pattern, sorted."""
@@ -65,37 +86,79 @@ class UnitFiles:
         return name
 
     def has_own_root(self, name: str) -> bool:
-        """Whether the service runs below a RootDirectory= or in a RootImage=."""
-        root = ""
-        for line in self._lines(self.real(name)):
-            key, _, value = line.partition("=")
-            if key.strip() in ("RootDirectory", "RootImage"):
-                root = value.strip()
-        return root not in ("", "/")
+        """Whether its conditions run in a RootDirectory= or RootImage=, systemd.exec(5)."""
+        directory = image = ""
+        start_only = False
+        for path in self.paths(name):
+            for key, value in self._service_section(path):
+                match key:
+                    case "RootDirectory":
+                        directory = value
+                    case "RootImage":
+                        image = value
+                    case "RootDirectoryStartOnly":
+                        start_only = value.lower() in _YES
+        return not start_only and (directory not in ("", "/") or image != "")
 
-    def _lines(self, name: str) -> Iterator[str]:
-        """Every line of the unit file and then of its drop-ins."""
-        names = list(filter(None, (name, unitnames.template_of(name))))
-        files = [f"{directory}/{each}" for each in names for directory in SEARCH_PATH]
-        paths = [next((path for path in files if os.path.exists(self._root + path)), "")]
-        drop_ins = {
-            entry: f"{path}.d/{entry}" for path in reversed(files) for entry in self._conf(path)
-        }
-        paths += [drop_ins[entry] for entry in sorted(drop_ins)]
-        for path in filter(None, paths):
-            try:
-                with open(self._root + path, encoding="utf-8", errors="replace") as file:
-                    yield from file
-            except OSError as error:
-                _absent(error)
+    def paths(self, name: str) -> list[str]:
+        """The unit file and then its drop-ins, in the order in which they are read."""
+        real = self.real(name)
+        names = filter(None, (real, unitnames.template_of(real)))
+        files = (
+            f"{path}/{each}" for each in names for path in SEARCH_PATH if self._has(path, each)
+        )
+        found: dict[str, str] = {}
+        for directory in self._drop_in_directories(real):
+            for entry in _listing(self._root + directory):
+                if entry.endswith(".conf"):
+                    found.setdefault(entry, f"{directory}/{entry}")
+        first = [path for path in files if os.path.exists(self._root + path)][:1]
+        return first + [found[entry] for entry in sorted(found)]
 
-    def _conf(self, path: str) -> list[str]:
-        listing = _listing(f"{self._root}{path}.d")
-        return [entry for entry in listing if entry.endswith(".conf")]
+    def _drop_in_directories(self, real: str) -> Iterator[str]:
+        """Where PID 1 looks for drop-ins: of files of the same name the first one counts."""
+        template = unitnames.template_of(real)
+        aliases = list(self._aliases.get(real, []))
+        for name in self._aliases.get(template, []) if template else []:
+            aliases.append(name.replace("@.", f"@{unitnames.instance_of(real)}.", 1))
+        for name in (real, *aliases):
+            chain = list(unitnames.drop_in_names(name))
+            for path in SEARCH_PATH:
+                yield from (f"{path}/{each}.d" for each in chain if self._has(path, f"{each}.d"))
+        of_the_type = f"{unitnames.unit_type(real)}.d"
+        yield from (f"{path}/{of_the_type}" for path in SEARCH_PATH if self._has(path, of_the_type))
+
+    def _has(self, directory: str, entry: str) -> bool:
+        return entry in self._entries[directory]
+
+    def _service_section(self, path: str) -> Iterator[tuple[str, str]]:
+        """The assignments in [Service] of that file, systemd.syntax(7)."""
+        section = begun = ""
+        for line in self._lines(path):
+            if line.lstrip().startswith(("#", ";")):
+                continue
+            line = begun + line.rstrip("\n")
+            begun = f"{line[:-1]} " if line.endswith("\\") else ""
+            if begun:
+                continue
+            if line.lstrip().startswith("["):
+                section = line.strip()
+            elif section == "[Service]":
+                key, _, value = line.partition("=")
+                yield key.strip(), value.strip()
+
+    def _lines(self, path: str) -> Iterator[str]:
+        try:
+            with open(self._root + path, encoding="utf-8", errors="replace") as file:
+                yield from file
+        except OSError as error:
+            _absent(error)
 
     def _linked(self, name: str) -> str:
         """The name that the unit file links to; the name itself if it is a file, empty if none."""
         for directory in SEARCH_PATH:
+            if not self._has(directory, name):
+                continue
             try:
                 link = os.readlink(f"{self._root}{directory}/{name}")
             except OSError as error:

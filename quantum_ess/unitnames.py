@@ -6,6 +6,7 @@ After systemd.unit(5); patterns are those of systemctl(1), that is fnmatch(3). P
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 Token = frozenset[str] | None  # the characters that one place takes; None is a `*`
@@ -62,6 +63,21 @@ def template_of(name: str) -> str:
 def instance_of(name: str) -> str:
     """``x`` for ``foo@x.service``; empty if the name is no instance."""
     return name.rpartition(".")[0].partition("@")[2]
+
+
+def drop_in_names(name: str) -> Iterator[str]:
+    """Names whose ``.d`` directories hold drop-ins for that unit, the most specific first.
+
+    Its own, its template's, and for ``a-b-c`` those of ``a-b-`` and ``a-`` (systemd.unit(5)).
+    """
+    yield name
+    if template := template_of(name):
+        yield from drop_in_names(template)
+    stem, _, kind = name.rpartition(".")
+    prefix, _, instance = stem.partition("@")
+    dash = prefix.removesuffix("-").rfind("-")
+    if dash > 0:
+        yield from drop_in_names(f"{prefix[: dash + 1]}{f'@{instance}' if instance else ''}.{kind}")
 
 
 def is_template(name: str) -> bool:

@@ -128,7 +128,8 @@ class Campaign:
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.chance = random.Random(SEED)
-        syscalls.wrap_python(self.host)
+        if subject.tracee.python:
+            syscalls.wrap_python(self.host)  # nowhere else: it is a script, and read as one
         self.prepare()
         self.calls = syscalls.record(self.host, subject.tracee)
         numbers = [(call.name, call.number) for call in self.calls]

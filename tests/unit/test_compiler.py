@@ -9,6 +9,7 @@ from madeup import Host, of
 
 from quantum_ess.config import load
 from quantum_ess.errors import ConfigError
+from quantum_ess.plan import Plan
 
 
 @pytest.fixture
@@ -144,3 +145,46 @@ def test_a_kept_alias_keeps_the_unit_behind_it(host: Host) -> None:
     host.configure("[protect]\nunits = q-real\n[keep]\nunits = mine\n")
     with pytest.raises(ConfigError, match=r"conf:2: q-real.service is both protected and kept"):
         host.compiled()
+
+
+@pytest.mark.parametrize("kept", ["mine", "mine-*", "k@*"])
+def test_a_kept_pattern_keeps_what_is_behind_its_aliases(host: Host, kept: str) -> None:
+    host.unit("q-real.service", "q-s@.service")
+    host.alias("mine.service", "q-real.service")
+    host.alias("mine-a.service", "q-real.service")
+    host.alias("k@.service", "q-s@.service")
+    real = "q-s@*.service" if "@" in kept else "q-real.service"
+    host.configure(f"[protect]\nunits = q-*\n[keep]\nunits = {kept}\n")
+    assert host.plan()[-1] == f"keep {real}"
+    assert f"Conflicts={real}" not in host.tree()["quantum-ess-halt.target.d/zzz-units.conf"]
+    host.configure(f"[protect]\nunits = {real}\n[keep]\nunits = {kept}\n")
+    with pytest.raises(ConfigError, match=r"conf:2: .* is both protected and kept, by an alias"):
+        host.compiled()
+
+
+@pytest.mark.parametrize(
+    ("protect", "sections", "unit", "row"),
+    [
+        # The last section that takes it in counts, whatever singles out less.
+        ("s@*", ("s@a*", "s@*"), "s@a1", 2),
+        ("q-*", ("q-*", "q-a*"), "q-a1", 2),
+        # The rows are in the order of restart; the section counts all the same.
+        ("q-* q-a*", ("q-*", "q-a*"), "q-a1", 2),
+        ("*-x.service q-*", ("q-a*",), "q-a-x", 1),
+        # By an alias as by itself.
+        ("q-*", ("q-z*",), "other", 1),
+        ("strat@*", ("strat@a*",), "real@a1", 1),
+    ],
+)
+def test_which_section_counts(
+    host: Host, protect: str, sections: tuple[str, ...], unit: str, row: int
+) -> None:
+    text = f"[protect]\nunits = {protect}\n"
+    for number, section in enumerate(sections, 1):
+        text += f"[unit {section}]\nstop_category = 1\ngrace = {number}00ms\n"
+    host.configure(text)
+    host.unit("other.service", "real@.service")
+    host.alias("q-z1.service", "other.service")
+    host.alias("strat@.service", "real@.service")
+    found = Plan(host.compiled().plan(), "test").match(f"{unit}.service")
+    assert found and (found.category, found.grace) == (1, row / 10)

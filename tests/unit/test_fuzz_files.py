@@ -100,7 +100,7 @@ def test_a_record_is_read_as_it_was_written(group: Group) -> None:
     @many
     @given(st.text(max_size=200), st.integers(0, 1 << 31))
     def check(reason: str, epoch: int) -> None:
-        wanted = {"incident": "0badcafe-12", "reason": reason, "epoch": epoch, "running": ["a.b"]}
+        wanted = {"incident": "0badcafe-12", "reason": reason, "epoch": epoch, "living": ["a.path"]}
         record.store(group.record, wanted)
         assert record.load(group.record) == wanted
 
@@ -108,6 +108,12 @@ def test_a_record_is_read_as_it_was_written(group: Group) -> None:
     longest = {"incident": "0badcafe-12", "reason": "\u00fc" * 131_000, "running": ["a.service"]}
     record.store(group.record, longest)
     assert record.load(group.record) == longest, "the longest argument that a command can have"
+
+
+def test_half_a_name_is_no_unit_to_be_started(group: Group) -> None:
+    """PID 1 would not take it, and the release would end with it."""
+    record.store(group.record, {"running": ["quan", "a.service", "b@x.timer", "a.service\n"]})
+    assert record.load(group.record) == {"running": ["a.service", "b@x.timer"]}
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/none", path)])

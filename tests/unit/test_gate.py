@@ -77,12 +77,106 @@ def test_a_prefix_pattern_holds_unknown_units_but_not_the_kept(host: Host) -> No
     assert "Conflicts=quantum-cache" not in tree[gate.CONFLICTS]
 
 
+OWN_ROOT = "[Service]\nRootDirectory = /srv/bare\n"
+
+
+def held_twice(host: Host, *names: str) -> list[str]:
+    """Those of these services whose gate has ExecCondition= as well."""
+    tree = host.tree()
+    assert all("Assert" in of(tree, f"{name}.service") for name in names)
+    return [name for name in names if "\nExecCondition=" in of(tree, f"{name}.service")]
+
+
 def test_a_service_with_its_own_root_can_still_start(host: Host) -> None:
-    host.configure("[protect]\nunits = a b@x c d\n")
-    host.unit("a.service", "d.service", text="[Service]\nRootDirectory = /srv/bare\n")
+    host.configure("[protect]\nunits = a b@x c d e f g h\n")
+    host.unit("a.service", "d.service", "f.service", text=OWN_ROOT)
     host.unit("b@.service.d/x.conf", text="[Service]\nRootImage=/srv/x.raw\n")
     host.unit("d.service.d/x.conf", text="[Service]\nRootDirectory=\n")
+    # The one is no word about the other; what conditions see is that of the main process or not.
+    host.unit("e.service", text="[Service]\nRootImage=/srv/x.raw\nRootDirectory=\n")
+    host.unit("f.service.d/x.conf", text="[Service]\nRootDirectoryStartOnly=Yes\n")
+    host.unit("g.service", text="[X-Service]\nRootDirectory=/a\n")
+    continued = "[Service]\nExecStart=/bin/a \\\n# b \\\nRootDirectory=/a\n"
+    host.unit("h.service", text=continued)
+    assert held_twice(host, *"a b@x c d e f g h".split()) == ["c", "d", "f", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    "drop_in",
+    [
+        "a-b-c.service",
+        "a-b-.service",
+        "a-.service",
+        "service",
+        "alias.service",
+        "../system.attached/a-b-c.service",
+        "../../../run/systemd/system.attached/a-.service",
+    ],
+)
+def test_a_root_of_its_own_from_any_drop_in(host: Host, drop_in: str) -> None:
+    host.configure("[protect]\nunits = a-b-c\n")
+    host.unit("a-b-c.service")
+    host.alias("alias.service", "a-b-c.service")
+    (host.root / "run/systemd").mkdir(parents=True)
+    (host.units / f"{drop_in}.d").mkdir(parents=True)
+    assert held_twice(host, "a-b-c") == ["a-b-c"]
+    host.unit(f"{drop_in}.d/x.conf", text=OWN_ROOT)
+    assert held_twice(host, "a-b-c") == []
+
+
+def test_the_more_specific_drop_in_of_that_name_counts(host: Host) -> None:
+    host.configure("[protect]\nunits = a-b\n")
+    host.unit("a-.service.d/x.conf", text=OWN_ROOT)
+    host.unit("service.d/y.conf", text=OWN_ROOT)
+    assert held_twice(host, "a-b") == []
+    host.unit("a-b.service.d/x.conf", "a-.service.d/y.conf")
+    assert held_twice(host, "a-b") == ["a-b"]
+
+
+def test_unknown_units_with_a_root_of_their_own(host: Host) -> None:
+    """A gate for all of a prefix or template must not keep them from ever starting."""
+    host.configure("[protect]\nunits = a-* b-* s@*\n[keep]\nunits = b-k-* s@k*\n")
+    host.unit("a-.service.d/x.conf", "b-.service.d/x.conf", "s@.service", text=OWN_ROOT)
     tree = host.tree()
-    names = ("a.service", "b@x.service", "c.service", "d.service")
-    held_twice = [name for name in names if "\nExecCondition=" in of(tree, name)]
-    assert held_twice == ["c.service", "d.service"]
+    assert "Assert" in of(tree, "a-.service")
+    assert [name for name in ("a-", "b-", "s@") if "\nExec" in of(tree, f"{name}.service")] == []
+
+
+def test_a_portable_service_behind_an_alias_is_stopped(host: Host) -> None:
+    attached = host.units.parent / "system.attached"
+    attached.mkdir()
+    (attached / "p.service").touch()
+    host.alias("engine.service", "/etc/systemd/system.attached/p.service")
+    host.configure("[protect]\nunits = engine\n")
+    assert "Conflicts=p.service\n" in host.tree()[gate.CONFLICTS]
+    assert "protect p.service 0 0" in host.plan()
+
+
+def test_kept_units_below_a_gate_that_asks_for_names(host: Host) -> None:
+    """What is known to be kept needs no shell to start."""
+    host.configure("[protect]\nunits = q-*\n[keep]\nunits = q-db-* q-x\n")
+    host.unit("q-db-1.service")
+    tree = host.tree()
+    assert "case" in of(tree, "q-.service")
+    opened = of(tree, "q-x.service")
+    assert "empty, so that a more general gate does not apply" in opened
+    assert of(tree, "q-db-1.service") == opened
+
+
+def test_an_instance_that_only_a_drop_in_tells_of(host: Host) -> None:
+    host.configure("[protect]\nunits = s@*\n")
+    host.unit("s@.service")
+    host.unit("s@a.service.d/x.conf", text=OWN_ROOT)
+    assert held_twice(host, "s@", "s@a") == ["s@"]
+
+
+@pytest.mark.parametrize(
+    ("known", "lacks"),
+    [
+        ({"RootDirectory": "/srv/bare"}, False),
+        ({"RootDirectory": "/srv/bare", "RootDirectoryStartOnly": True}, True),
+        ({"RootDirectory": "/", "RootImage": ""}, True),
+    ],
+)
+def test_which_half_a_service_must_have(known: dict[str, object], lacks: bool) -> None:
+    assert ("ExecCondition=" in gate.missing(known, "a.service")) == lacks

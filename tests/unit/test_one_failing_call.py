@@ -236,8 +236,12 @@ def test_a_guard_that_can_t_shut_the_latch_acts_again(
 
 
 def test_a_name_service_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(uid: int) -> None:
+        time.sleep(5)
+        raise KeyError(uid)
+
     monkeypatch.setattr(actor, "NAME_SERVICE", 0.05)
-    monkeypatch.setattr(pwd, "getpwuid", lambda _: time.sleep(5))
+    monkeypatch.setattr(pwd, "getpwuid", hang)
     assert actor.name(0) == "root"
     assert actor.name(3_999_999_999) == "3999999999"
 
