@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
-import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from quantum_ess import actor, history, latch, marker, outbox, record, refresh
+from quantum_ess import actor, history, latch, marker, outbox, record, refresh, stage
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 6.0  # a neighbour may write 30 files durably, on a busy disk
 CLAIM_SECONDS = 3.0  # for who set the flag to account for it
 CLAIMANTS = ("quantum-ess", "halt")  # of libexec
-STAGES = ("stopped", "complete")  # of a trail
 MARGIN = 0.02  # seconds; the grain of the clocks that the witnesses note the time by
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
@@ -69,16 +67,16 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
-        stage = stage_of(group, account.incident)
-        account.first = not stage
+        reached = stage.of(group, account.incident)
+        account.first = not reached
         if account.first:
             _log_stop(trail, outcome, account)
-        if account.first or stage == "stopped":
+        if account.first or reached == stage.STOPPED:
             _complete(trail, outcome, account)
         elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
             _log_repeated(trail, request, account)
         if os.path.lexists(group.logged_volatile):
-            _mark_logged(group, account, "complete")  # the disk may take it by now
+            _reached(group, account, stage.COMPLETE)  # the disk may take it by now
         account.problems += [f"audit entry lost: {why}" for why in trail.lost]
         if trail.kept:
             account.problems.append(f"journald did not listen: {trail.kept} audit entries kept")
@@ -105,7 +103,7 @@ def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
             trail.log("stopped", text, unit=unit, duration_usec=usec)
     for unit in outcome.living:
         trail.log("living", f"ESS FAILED TO STOP: {short(unit)}", unit=unit)
-    _mark_logged(trail.group, account, "stopped")
+    _reached(trail.group, account, stage.STOPPED)
 
 
 def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
@@ -126,7 +124,7 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     else:
         trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
     account.problems += outbox.announce(trail.group, "activate", {**about, **job})
-    _mark_logged(trail.group, account, "complete")
+    _reached(trail.group, account, stage.COMPLETE)
 
 
 def _headline(about: dict[str, Any]) -> str:
@@ -185,41 +183,8 @@ def _renew(group: Group, known: Record) -> None:
             latch.replace(group, str(known["since"]), int(1e9 * float(known["epoch"])))
 
 
-def logged(group: Group) -> tuple[str, str]:
-    """Incident and stage of the last trail: from /run if the disk could not be written."""
-    text = record.text(group.logged_volatile) or record.text(group.logged)
-    incident, _, stage = text.partition(" ")
-    return incident, stage
-
-
-def stage_of(group: Group, incident: str) -> str:
-    """How far that incident's trail has come, by the furthest mark: "", "stopped" or "complete".
-
-    Where there was no room for one at first there may have been for the next.
-    """
-    marks = [record.text(path).partition(" ") for path in (group.logged_volatile, group.logged)]
-    found = [stage for known, _, stage in marks if known == incident and stage in STAGES]
-    with suppress(OSError):
-        noted = int(os.stat(group.lock).st_mtime)
-        found += [stage for stage in STAGES if noted == _number(incident, stage)]
-    return max(found, key=STAGES.index, default="")
-
-
-def _mark_logged(group: Group, account: Account, stage: str) -> None:
-    data = f"{account.incident} {stage}\n".encode()
-    try:
-        record.write(group.logged, data)
-        record.remove(group.logged_volatile)
-    except OSError:  # kept where it prevents a second trail in this boot
-        with suppress(OSError):  # and where that needs no room: the time of a file that is there
-            number = _number(account.incident, stage)
-            os.utime(group.lock, (number, number))
-        _try(account, "trail", lambda: record.write(group.logged_volatile, data))
-
-
-def _number(incident: str, stage: str) -> int:
-    """That stage of that incident as a time in epoch seconds, before 2106."""
-    return zlib.crc32(f"{incident} {stage}".encode())
+def _reached(group: Group, account: Account, what: str) -> None:
+    _try(account, "trail", lambda: stage.mark(group, account.incident, what))
 
 
 def _record(

@@ -20,6 +20,7 @@ Check = Callable[[Facts], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     checkunits.watchers,
     checkunits.shadows,
+    checkhost.program,
     checkhost.configuration,
     checkunits.loadable,
     checkunits.gates,

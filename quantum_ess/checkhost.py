@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from quantum_ess import (
     notify,
     outbox,
     record,
+    stage,
     trail,
     unitfiles,
 )
@@ -31,6 +33,7 @@ from quantum_ess.guard import state as guards
 
 JOURNALD = "systemd-journald.service"
 GUARD_PATH = "quantum-ess-guard.path"
+MD5SUMS = "/var/lib/dpkg/info/quantum-ess.md5sums"
 JOURNALD_CONF = "systemd/journald.conf"
 LEAST_BURST = 1000  # messages that journald must take in one interval
 LEAST_FREE = 4 << 20  # bytes, for record, spool and history
@@ -184,6 +187,23 @@ def redis(facts: Facts) -> Iterator[Finding]:
         yield Finding(WARNING, "redis-unreachable", text, "systemctl status redis-server")
 
 
+def program(facts: Facts) -> Iterator[Finding]:
+    """Are our own files as the package installed them? As dpkg --verify, dpkg(1)."""
+    for line in record.text(MD5SUMS, record.LONGEST).splitlines():
+        wanted, _, path = line.partition("  ")
+        if not path.startswith(("usr/bin/", "usr/lib/")):
+            continue  # many a host is installed without documentation
+        try:
+            with open(f"/{path}", "rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+            problem = "" if found.hexdigest() == wanted else "is not as the package installed it"
+        except OSError as error:
+            problem = f"can't be read: {error.strerror}"
+        if problem:
+            hint = "apt install --reinstall quantum-ess"
+            yield Finding(ERROR, "file-changed", f"/{path} {problem}", hint)
+
+
 def configuration(facts: Facts) -> Iterator[Finding]:
     """Is what is on disk what is in force?"""
     group, hint = facts.group, "quantum-ess config; systemctl daemon-reload"
@@ -222,6 +242,10 @@ def records(facts: Facts) -> Iterator[Finding]:
     if group.latched() and known is None:
         text = f"ESS is active without {group.record}: a reboot would open the latch"
         yield Finding(ERROR, "record-missing", text, "quantum-ess activate")
+    incident = str((known or {}).get("incident", ""))
+    if group.latched() and incident and stage.of(group, incident) != stage.COMPLETE:
+        text = f"the audit trail of {incident} is not complete (yet)"
+        yield Finding(WARNING, "trail-incomplete", text, stage.HINT)
     if os.path.lexists(group.run + "/releasing") and not group.latched():
         text = "a release was interrupted: not all units may have been started"
         yield Finding(WARNING, "release-interrupted", text, "quantum-ess deactivate")

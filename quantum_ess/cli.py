@@ -316,7 +316,7 @@ def take_over(apply: bool, undo: bool) -> int:
 def tend(group: Group) -> int:
     """Complete what an activation or release still owes: trail, audit entries, marker."""
     need_root("tend")
-    from quantum_ess import account, history, latch, marker, plan, record, trail
+    from quantum_ess import account, history, latch, marker, plan, record, stage, trail
     from quantum_ess import activate as stop  # now: after the look at the flag it may take too long
 
     history.fold(group)
@@ -325,7 +325,7 @@ def tend(group: Group) -> int:
         incident = str(known.get("incident") or latch.incident(latch.inode(group)))
         volatile = os.path.lexists(group.logged_volatile)
         whole = "stop_ms" in known and "incident" in known and not volatile
-        if account.stage_of(group, incident) != "complete" or not whole:
+        if stage.of(group, incident) != stage.COMPLETE or not whole:
             request = stop.Request("flag")
             return report(group, request, stop.activate(group, request))
     with record.lock(group.lock, account.LOCK_SECONDS):

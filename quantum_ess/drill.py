@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from quantum_ess import __version__, account, activate, actor, lastdrill, latch, observe, record
+from quantum_ess import __version__, activate, actor, lastdrill, latch, observe, record, stage
 from quantum_ess import plan as plans
 from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
@@ -210,7 +210,7 @@ class Drill:
 def _accounted_for() -> bool:
     """Whether record and trail of this stop are whole: those of the way before are still there."""
     incident = (record.load(DRILL.record) or {}).get("incident")
-    return incident is not None and account.logged(DRILL) == (incident, "complete")
+    return incident is not None and stage.of(DRILL, incident) == stage.COMPLETE
 
 
 class _Flag:

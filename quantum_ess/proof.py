@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from quantum_ess import (
     __version__,
-    account,
     activate,
     actor,
     gate,
@@ -24,6 +23,7 @@ from quantum_ess import (
     marker,
     observe,
     record,
+    stage,
 )
 from quantum_ess import plan as plans
 from quantum_ess.errors import Failed
@@ -221,8 +221,8 @@ class Proof:
         def done() -> bool:
             rows = self.manager.units(busy)
             still = any(u.job or u.active == "activating" for u in rows)
-            incident = (record.load(TRADING.record) or {}).get("incident")
-            return not still and account.logged(TRADING) == (incident, "complete")
+            incident = str((record.load(TRADING.record) or {}).get("incident", ""))
+            return not still and stage.of(TRADING, incident) == stage.COMPLETE
 
         _wait(done, PATIENCE)
 

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from quantum_ess import actor, cgroup, lastdrill, latch, record
+from quantum_ess import actor, cgroup, lastdrill, latch, record, stage
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.guard import state as guards
@@ -83,6 +83,8 @@ def _incident(group: Group, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{group.record} is not there (yet): a reboot would open the latch")
     elif "incident" not in known:
         problems.append(f"{group.record} can't be read; it latches all the same")
+    elif stage.of(group, known["incident"]) != stage.COMPLETE:
+        problems.append(f"the audit trail is not complete (yet): {stage.HINT}")
     known = known or {}
     since, epoch = latch.since(group) if os.path.lexists(group.flag) else (None, None)
     who = known.get("actor") or actor.owner(group.flag)

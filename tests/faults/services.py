@@ -102,6 +102,7 @@ MID_STOP = tuple(
         f"PID 1 hangs {1e3 * delay:.0f} ms after the flag, wakes {ASLEEP} s later",
         _hangs_in_mid_stop(delay),
         statuses=(DONE, INCOMPLETE),
+        says="PID 1 did not answer",
         smoke=(COMMAND,) if delay == 0.01 else (),
     )
     for delay in (0, 0.01, 0.05)

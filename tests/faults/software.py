@@ -1,14 +1,15 @@
 """Faults of software: Python, the modules that ESS imports, its own."""
 
 from faults.fault import COMMAND, TOUCH, Fault, Made, script
-from product import DONE, INCOMPLETE
+from product import INCOMPLETE
 
 MODULES = "/usr/lib/python3/dist-packages"
 
 PYTHON_MISSING = Fault(
     "Python missing",
     script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
-    statuses=(DONE, INCOMPLETE),
+    statuses=(INCOMPLETE,),
+    says="python3.*no such file.*stopping without it",
     python=False,
     smoke=(COMMAND, TOUCH),
 )
@@ -34,9 +35,10 @@ def own(module: str) -> Made:
     return script(f"cp -p {file} /usr/away; echo 'def (' >{file}", f"cp -p /usr/away {file}")
 
 
-# module of the package -> may the stop still be accounted for with it broken?
-OWN = ("activate", "cgroup", "plan", "latch", "group", "errors", "__main__", "__init__", "cli")
-LATER = ("account", "record", "trail", "marker", "actor", "systemd")
+OWN = tuple(
+    "activate cgroup plan latch group errors __main__ __init__ cli progress"  # before the stop ends
+    " account record stage trail history outbox refresh marker worker actor systemd".split()
+)
 
 SOFTWARE_FAULTS = (
     PYTHON_MISSING,
@@ -61,15 +63,5 @@ SOFTWARE_FAULTS = (
             smoke=(COMMAND,) if module == "activate" else (),
         )
         for module in OWN
-    ),
-    *(
-        Fault(
-            f"syntax error in {module}.py",
-            own(module),
-            statuses=(DONE, INCOMPLETE),
-            says=f"{module}.py",
-            python=False,
-        )
-        for module in LATER
     ),
 )

@@ -45,6 +45,9 @@ def ids(ess: Ess, status: int | None = None) -> set[str]:
     return {found for found, _ in check(ess, status)}
 
 
+STRIKE = "/usr/lib/quantum-ess/strike"
+
+
 def drop_in(trading: Trading, unit: str, text: str, name: str = "test") -> None:
     trading.write_unit(f"{unit}.d/{name}.conf", text)
 
@@ -194,6 +197,7 @@ def test_the_host_around(trading: Trading) -> None:
             "mv /run/plan.away /run/quantum-ess/plan; systemctl start quantum-ess-watch.timer",
         ),
         ("redis-unreachable", f"systemctl stop {REDIS}", f"systemctl start {REDIS}"),
+        ("file-changed", f"cp -p {STRIKE} /run; echo >>{STRIKE}", f"cp -p /run/strike {STRIKE}"),
         (
             "config-not-in-force",
             f"mkdir -p $(dirname {DROP_IN}); printf '[resume]\\nsettle = 2s\\n' >{DROP_IN}",

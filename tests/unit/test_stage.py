@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantum_ess import account
+from quantum_ess import stage
 from quantum_ess.group import Group
 
 
@@ -15,11 +15,11 @@ def test_the_furthest_mark_counts(tmp_path: Path, place: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "state").mkdir()
     group = Group(f"{tmp_path}/ON", f"{tmp_path}/run", f"{tmp_path}/state")
-    assert account.stage_of(group, "a-1") == ""
+    assert stage.of(group, "a-1") == ""
     for file, lock in (("complete", "stopped"), ("stopped", "complete"), ("complete", "complete")):
         Path(getattr(group, place)).write_text(f"a-1 {file}\n")
         Path(group.lock).touch()
-        number = account._number("a-1", lock)
+        number = stage.number("a-1", lock)
         os.utime(group.lock, (number, number))
-        assert account.stage_of(group, "a-1") == "complete"
-        assert account.stage_of(group, "a-2") == ""
+        assert stage.of(group, "a-1") == "complete"
+        assert stage.of(group, "a-2") == ""
