@@ -1,9 +1,12 @@
 """A flag that is no plain file: whatever bears its name stops and latches, and can be released."""
 
+import itertools
+
 import pytest
 
 from faults.conftest import Table
 from faults.matrix import KINDS, REST, Measured, Trigger, assert_shut, settled
+from faults.services import SENTRY
 from host import Host
 from product import DONE, INACTIVE, Ess
 from trading import FLAG, Trading
@@ -28,11 +31,22 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_the_flag_is(host: Host, table: Table, kind: str) -> None:
+def cells() -> list[object]:
+    """Each kind of flag, seen by the sentry or by PID 1 alone."""
+    smoke = ("a dangling symlink", "dead")
+    return [
+        pytest.param(*cell, id="-".join(cell), marks=pytest.mark.smoke if cell == smoke else ())
+        for cell in itertools.product(MAKERS, ("alive", "dead"))
+    ]
+
+
+@pytest.mark.parametrize(("kind", "sentry"), cells())
+def test_the_flag_is(host: Host, table: Table, kind: str, sentry: str) -> None:
     """Set, activated once more by command, released: nothing of it may hang or hold for ever."""
     trading = Trading(host, KINDS)
     trading.start()
+    if sentry == "dead":
+        host.run("systemctl", "stop", SENTRY)
     kept = trading.kept_pids()
     trigger = Trigger(trading, "exec", "sh", "-c", MAKERS[kind])
     trigger.begin()
@@ -41,7 +55,7 @@ def test_the_flag_is(host: Host, table: Table, kind: str) -> None:
     trading.assert_stopped(pull.time, watch=REST)
     settled(trading, pull, ())
     life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
-    table.add(f"the flag is {kind}", "flag", Measured(life, pull.status))
+    table.add(f"the flag is {kind}, sentry {sentry}", "flag", Measured(life, pull.status))
 
     ess = Ess(host)
     again = ess("activate")

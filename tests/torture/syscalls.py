@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from host import Host
+from waiting import wait_until
 
 TRACE = "/run/trace"
+HANGS = 60.0  # seconds that a command may take under strace, on a busy machine
 OPTIONS = "TRACED"  # the variable with strace's options for the Python of a command
 TRACED = f"""\
 #!/bin/sh
@@ -26,7 +28,6 @@ exec REAL "$@"
 LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")
 
 # Errors that the call can really return to root on a healthy or ailing machine (its man page).
-# Not here: calls that cannot fail, and close(2) and brk(2), whose callers must not react to it.
 ERRORS: dict[str, tuple[str, ...]] = {
     "access": ("ENOENT", "EIO", "ENOMEM"),
     "clock_nanosleep": ("EINTR",),
@@ -34,8 +35,12 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "clone3": ("EAGAIN", "ENOMEM"),
     "connect": ("ECONNREFUSED", "EAGAIN", "ENOENT", "ETIMEDOUT"),
     "dup2": ("EBUSY", "EMFILE"),
+    "epoll_create1": ("EMFILE", "ENFILE", "ENOMEM"),
     "execve": ("ENOENT", "ENOMEM", "EIO", "EAGAIN"),
+    "faccessat": ("ENOENT", "EIO", "ENOMEM"),
+    "faccessat2": ("ENOENT", "EIO", "ENOMEM"),
     "fchmod": ("EIO", "EROFS"),
+    "fchown": ("EIO", "EROFS"),
     "chmod": ("EIO", "EROFS", "ENOENT"),
     "fcntl": ("EMFILE", "EINTR"),
     "fgetxattr": ("ENODATA", "EIO"),
@@ -50,6 +55,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "getsockname": ("ENOBUFS",),
     "getsockopt": ("ENOPROTOOPT", "ENOBUFS"),
     "ioctl": ("ENOTTY", "EIO", "ENOMEM"),
+    "lchown": ("EIO", "EROFS"),
     "link": ("ENOSPC", "EIO", "EROFS", "ENOMEM"),
     "linkat": ("ENOSPC", "EIO", "EROFS", "ENOMEM"),
     "lseek": ("ESPIPE", "EOVERFLOW"),
@@ -88,6 +94,13 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "wait4": ("EINTR",),
     "write": ("EIO", "ENOSPC", "EINTR"),
 }
+
+# Calls that cannot fail, with what they are given, or whose callers must not react to it.
+UNFAILING = frozenset(
+    "arch_prctl brk close exit_group getegid geteuid getgid getpid getppid gettid getuid munmap"
+    " rseq rt_sigaction rt_sigprocmask rt_sigreturn set_robust_list set_tid_address sysinfo umask"
+    " uname".split()
+)
 
 # Calls that change nothing outside the process and wait for nobody; more of them in Call.silent.
 SILENT = frozenset(
@@ -171,14 +184,27 @@ class Tracee(NamedTuple):
 
     def run(self, host: Host, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
         """Run the command with strace, with these options, around that process."""
+        argv, env = self._traced(*options)
+        return host.run(*argv, env=env, **how)
+
+    def spawn(self, host: Host, *options: str) -> subprocess.Popen[str]:
+        """The same, without waiting for its end."""
+        argv, env = self._traced(*options)
+        return host.spawn(*argv, env=env)
+
+    def _traced(self, *options: str) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The command line, and the variables that it needs."""
         options = (*(("-f",) if self.threads else ()), "-qq", "-o", TRACE, *options)
         if self.python:
-            return host.run(*self.argv, env={OPTIONS: " ".join(options)}, **how)
-        return host.run("strace", *options, *self.argv, **how)
+            return self.argv, {OPTIONS: " ".join(options)}
+        return ("strace", *options, *self.argv), {}
 
 
 def record(host: Host, tracee: Tracee) -> list[Call]:
-    """Run the command and list the calls of the main thread, in order."""
+    """Run the command and list the calls of the main thread, in order.
+
+    AssertionError for one that nobody has said of whether it can fail.
+    """
     tracee.run(host, "-y")
     calls: list[Call] = []
     counts: Counter[str] = Counter()
@@ -190,18 +216,43 @@ def record(host: Host, tracee: Tracee) -> list[Call]:
         if (match[1] or "only") == main:
             counts[match[2]] += 1
             calls.append(Call(match[2], counts[match[2]], match[3]))
+    unheard_of = {call.name for call in calls} - set(ERRORS) - UNFAILING
+    assert not unheard_of, f"to be named in ERRORS or UNFAILING: {unheard_of}"
     return calls
 
 
 def inject(
     host: Host, fault: Fault, tracee: Tracee
 ) -> tuple[subprocess.CompletedProcess[str], bool]:
-    """Run the command with that fault; what it said, and whether the call was reached at all."""
+    """Run the command with that fault; what it said, and whether the call was reached at all.
+
+    Raises subprocess.TimeoutExpired if it does not end within HANGS.
+    """
     host.run("rm", "-f", TRACE)
     options = ("-e", f"trace={fault.name}", "-e", fault.option)
-    done = tracee.run(host, *options, check=False, timeout=60)
+    done = tracee.run(host, *options, check=False, timeout=HANGS)
     said = host.run("cat", TRACE, check=False).stdout
     return done, "(INJECTED)" in said or "killed by SIGKILL" in said
+
+
+def cut_after(host: Host, call: Call, tracee: Tracee) -> tuple[int, bool]:
+    """Run the command, and cut the power when that call has been made: it is held there until then.
+
+    When the power was cut (ns), and whether the call was reached; if not, the command had ended.
+    """
+    host.run("rm", "-f", TRACE)
+    inject = f"inject={call.name}:signal=STOP:when={call.number}"
+    trace = host.seen_from_outside(TRACE)
+    process = tracee.spawn(host, "-e", f"trace={call.name}", "-e", inject)
+
+    def held() -> bool:
+        return trace.exists() and "stopped by SIGSTOP" in trace.read_text()
+
+    wait_until(lambda: held() or process.poll() is not None, HANGS, "the call")
+    reached = held()
+    moment = host.power_cut()
+    process.communicate(timeout=HANGS)
+    return moment, reached
 
 
 def errors(calls: list[Call], chance: random.Random) -> list[Fault]:
