@@ -45,7 +45,29 @@ PLANTED = {
     "a symlink to a file of root's": f"ln -s {SECRET} {FLAG}",
     "a symlink that dangles": f"ln -s /etc/made-by-root {FLAG}",
     "a FIFO": f"mkfifo {FLAG}",
+    "one of two names": f"cd {DIRECTORY}; touch $$; ln $$ {FLAG}",
+    "held open": f"exec 3>{FLAG}; sleep 3 & echo",
     "forged": f"printf '2001-01-01T00:00:00Z\\nreason: \\033[2Jroot did it\\n' >{FLAG}",
+}
+
+
+# Modules that are not ours, and would say so; and what else a caller can set.
+HOSTILE = """
+mkdir -p /tmp/h/quantum_ess; cd /tmp/h; chmod 777 /tmp/h
+for module in quantum_ess/__init__ quantum_ess/cli json redis jeepney sitecustomize; do
+    echo 'open("/tmp/h/loaded", "w")' >$module.py
+done
+"""
+HOSTILE_VARIABLES = {
+    **dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE"), "/tmp/h"),
+    "PYTHONSTARTUP": "/tmp/h/json.py",
+    "PYTHONINSPECT": "1",
+    "ENV": "/tmp/h/json.py",
+    "IFS": "/",
+    "LC_ALL": "C",
+    "TZ": "/etc/secret",
+    "SUDO_USER": "mallory",
+    "whole": "1",
 }
 
 
@@ -79,8 +101,10 @@ def market(trading: Trading) -> Trading:
         f"groupadd {GROUP}; useradd -g {GROUP} {MEMBER}; useradd {STRANGER}\n"
         f"umask 077; echo secret >{SECRET}"
     )
-    assert as_member(host, f"touch {FLAG}") != 0
-    assert Ess(host)("activate", user=MEMBER, check=False).returncode == NOT_PERMITTED
+    for script in (f"touch {FLAG}", "systemctl start quantum-ess", f"systemctl stop {FOUR[0]}"):
+        assert as_member(host, script) != 0, script
+    for command in ("activate", "deactivate"):
+        assert Ess(host)(command, user=MEMBER, check=False).returncode == NOT_PERMITTED
     Ess(host).configure(f"[resume]\nsettle = 0\n[access]\nstop_group = {GROUP}\n")
     mode = ("stat", "-c", "%a %U:%G", DIRECTORY)
     wait_until(lambda: host.run(*mode).stdout == f"1775 root:{GROUP}\n", SOON, "the directory")
@@ -92,15 +116,16 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
     host, ess, kept = market.host, Ess(market.host), market.kept_pids()
     secret = host.sh(f"stat -c '%a %u %Z' {SECRET}; cat {SECRET}")
 
-    # By command, from a hostile place, with hardly any means.
-    host.sh("mkdir -p /tmp/h/quantum_ess; echo 'raise SystemExit(0)' >/tmp/h/quantum_ess/cli.py")
+    # By command, from a hostile place.
+    host.sh(HOSTILE)
     done = host.run(
         *("sh", "-c", 'cd /tmp/h; exec quantum-ess activate --reason "prices are stale"'),
         user=MEMBER,
-        env={"PYTHONPATH": "/tmp/h", "PYTHONSTARTUP": "/tmp/h/quantum_ess/cli.py", "ENV": "/tmp/h"},
+        env=HOSTILE_VARIABLES,
     )
     assert done.stdout.splitlines() == [ACTIVE]
     stopped(market)
+    assert "sudo_user" not in ess.status()["actor"]
     said = ess.status()
     uid = int(host.run("id", "-u", MEMBER).stdout)
     assert (said["actor"]["user"], said["actor"]["uid"]) == (MEMBER, uid)
@@ -116,13 +141,24 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
     assert not ess.named("released")
     resume(market)
 
-    for name, script in PLANTED.items():
-        assert as_member(host, script) == 0, name
-        stopped(market)
-        assert ess.status()["actor"]["user"] == MEMBER, name
-        assert "\033" not in ess("status").stdout
-        assert not host.exists("/etc/made-by-root")
-        resume(market)
+    # Root in the same place. What sudo(8) would not pass on has no say there either.
+    host.run("sh", "-c", "cd /tmp/h; exec quantum-ess activate", env=HOSTILE_VARIABLES)
+    stopped(market)
+    host.run("sh", "-c", "cd /tmp/h; exec quantum-ess deactivate", env=HOSTILE_VARIABLES)
+    market.all_running()
+    assert not host.exists("/tmp/h/loaded")
+
+    # As with Linux before 5.10 on the second round: there a symlink there would be followed.
+    for option in ("nosymfollow", "symfollow"):
+        host.run("mount", "-o", f"remount,{option}", DIRECTORY)
+        for name, script in PLANTED.items():
+            done = host.run("sh", "-c", script, user=MEMBER, check=False)
+            assert done.returncode == 0, (name, done.stderr, host.sh(f"ls -lai {DIRECTORY}"))
+            stopped(market)
+            assert ess.status()["actor"]["user"] == MEMBER, name
+            assert "\033" not in ess("status").stdout
+            assert not host.exists("/etc/made-by-root")
+            resume(market)
 
     # Nor does a time of his choice make a stop of what its operator had stopped before.
     market.put_down(FOUR[3])
@@ -137,11 +173,42 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
         assert not market.living(FOUR[3])
     host.run("systemctl", "start", FOUR[3])
 
-    assert as_member(host, "ulimit -f 0; ulimit -n 12; quantum-ess activate") is not None
-    stopped(market)
-    resume(market)
     assert host.sh(f"stat -c '%a %u %Z' {SECRET}; cat {SECRET}") == secret
     assert market.kept_pids() == kept
+
+
+def test_a_member_with_hardly_any_means(market: Trading) -> None:
+    """Whatever is left to the command: it stops trading, or it fails and has done nothing."""
+    host, ess, outcomes = market.host, Ess(market.host), []
+    killed = "quantum-ess activate & sleep 0.0{}; kill -KILL $!; wait $!"
+    limits = ("-f 0", "-n 3", "-n 4", "-n 12", "-v 9000", "-v 40000", "-s 64", "-t 0", "-d 100")
+    for script in (
+        *(f"ulimit {limit}; quantum-ess activate" for limit in limits),
+        *(killed.format(delay) for delay in (0, 1, 3, 9)),
+        "trap '' TERM INT HUP XFSZ PIPE; quantum-ess activate >&- 2>&-",
+    ):
+        before = market.states()
+        status = as_member(host, script)
+        if ess.latched() or status == DONE:
+            stopped(market)
+            assert ess.status()["actor"]["user"] == MEMBER, script
+            resume(market)
+        else:
+            hold(lambda: market.states() != before, 0.3, f"changed, but {status}: {script}")  # noqa: B023
+        outcomes.append((script, status))
+    assert [status for _, status in outcomes].count(DONE) > 1, outcomes
+
+
+def test_a_member_by_a_further_group(market: Trading) -> None:
+    host = market.host
+    host.sh(f"useradd -G {GROUP} bob; useradd carol")
+    for user, status in (("carol", NOT_PERMITTED), ("bob", DONE)):
+        words = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
+        done = host.run(*words, "quantum-ess", "activate", check=False)
+        assert done.returncode == status, done
+    stopped(market)
+    assert Ess(host).status()["actor"]["user"] == "bob"
+    resume(market)
 
 
 def test_what_a_member_sets_a_member_cannot_take_back(market: Trading) -> None:

@@ -190,6 +190,47 @@ def test_power_cut(host: Host, way: str) -> None:
     assert ess.incidents() == [before["incident"]]
 
 
+# What must follow one another on the disk, as strace -y prints it; N is a process's number.
+STATE = "/var/lib/quantum-ess"
+WRITTEN = (r"write\(\d+<STATE/latched.N.new>", r"fsync\(\d+<STATE/latched.N.new>\) += 0")
+DURABLE = {
+    ("quantum-ess", "activate"): (
+        *WRITTEN,
+        r'rename\("STATE/latched.N.new", "STATE/latched"\) += 0',
+        r"fsync\(\d+<STATE>\) += 0",
+        r"fsync\(\d+<STATE/history.jsonl>\) += 0",
+    ),
+    ("quantum-ess", "deactivate"): (
+        r'unlink\("STATE/latched"\) += 0',
+        r"fsync\(\d+<STATE>\) += 0",
+        r"fsync\(\d+<STATE/history.jsonl>\) += 0",
+    ),
+    ("/usr/lib/quantum-ess/halt", "--raise"): (
+        *WRITTEN,
+        r'linkat\(\S+, "STATE/latched.N.new", \S+, "STATE/latched", 0\) += 0',
+        r"fsync\(\d+<STATE>\) += 0",
+    ),
+}
+
+
+def test_the_record_is_durable_before_it_counts(host: Host) -> None:
+    """A cut of the container's power keeps the kernel's cache; that a disk has it, fsync(2) says.
+
+    Nobody else is at work, so that nobody else's calls are seen.
+    """
+    Trading(host).start()
+    host.sh(f"systemctl stop quantum-ess.path {' '.join(WATCH)} quantum-ess-sentry")
+    calls = "trace=write,fsync,rename,linkat,unlink"
+    for argv, steps in DURABLE.items():
+        host.run("strace", "-f", "-qq", "-y", "-s", "0", "-o", "/run/calls", "-e", calls, *argv)
+        made = host.read_file("/run/calls")
+        for step in steps:
+            pattern = step.replace("STATE", STATE).replace(".N.", r"\.\d+\.")
+            found = re.search(pattern, made)
+            assert found, f"{argv}: no {pattern} after what must come before it"
+            made = made[found.end() :]
+
+
 def test_power_cut_and_the_flag_does_not_restart_trading(host: Host) -> None:
     """After the boot the absence of the flag is the boot's doing, not somebody's release."""
     trading = Trading(host)
