@@ -71,8 +71,11 @@ def run(group: Group, daemon: bool) -> int:
 
 def _detached(group: Group, pid_file: PidFile) -> int:
     """As a daemon (PEP 3143): the caller's terminal, directory and files are let go."""
-    from daemon import DaemonContext
-
+    try:
+        from daemon import DaemonContext
+    except Exception as error:  # missing, or broken
+        hint = "apt install --reinstall python3-daemon; without --daemon it is not needed"
+        raise Failed(f"python-daemon can't be loaded: {error}", hint=hint) from None
     with pid_file:
         pass  # told to who asked, who will not hear of it later
     guard: list[Guard] = []

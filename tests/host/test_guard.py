@@ -18,11 +18,12 @@ from faults.services import REDIS_FAULTS, instead_of_redis
 from guarding import NOTICED, STATE, UNIT, WATCHER, Guarded, condition
 from host import STAMPS, STANDIN, Host
 from kinds import REDIS
-from product import CONFIGURATION, USAGE, Ess, sent
+from product import CONFIGURATION, FAILED, USAGE, Ess, sent
 from trading import FLAG, TRIGGER, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
 PORTFOLIO, EQUITY = "quantum:state:portfolio", "quantum:equity:current"
+PYTHON_DAEMON = "/usr/lib/python3/dist-packages/daemon"
 STILL_BREACHED = 11
 ROUNDS = 5  # of a flag with Redis as ever, and with Redis hung
 GRAIN = 1.0  # ms: two beats of a stand-in
@@ -362,6 +363,12 @@ def test_shadow_mode_check_and_daemon(trading: Trading) -> None:
     # A second one is refused; by hand and detached it does the same as the service.
     assert "running already" in ess("guard", check=False).stderr
     host.run("systemctl", "stop", WATCHER, UNIT)
+    for broken in ("mv {0} /usr/away", "mv {0} /usr/away; echo 'def (' >{0}.py"):
+        host.sh(broken.format(PYTHON_DAEMON))
+        done = ess("guard", "--daemon", check=False)
+        assert done.returncode == FAILED and "python-daemon can't be loaded: " in done.stderr
+        assert "Traceback" not in done.stderr and "apt install" in done.stderr
+        host.sh(f"rm -f {PYTHON_DAEMON}.py; mv /usr/away {PYTHON_DAEMON}")
     ess("guard", "--daemon")
     pid = wait_until(lambda: host.read_file("/run/quantum-ess/guard.pid").strip(), SOON, "a daemon")
 
