@@ -281,6 +281,7 @@ class Soak:
 
     def step(self, number: int) -> None:
         """One act, the rest after it, and the invariants."""
+        self.chance = random.Random(f"{SEED} {number}")  # whatever the steps before it drew
         acts = self.acts()
         (act,) = self.chance.choices(list(acts), list(acts.values()))
         self.steps.append(f"{number}: {'latched' if self.latched else 'open'}: {act.__name__}")
