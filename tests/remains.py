@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from roots import cache_directory, locked
-from waiting import wait_until
+from waiting import Timeout, wait_until
 
 DEATH = 20.0  # seconds until every killed process must be gone and its mounts released
 PREFIX = "qess-"
@@ -136,7 +136,11 @@ class Remains:
                     continue
             return not self.processes()
 
-        wait_until(all_dead, DEATH, f"the end of every process of {self.name}")
+        try:
+            wait_until(all_dead, DEATH, f"the end of every process of {self.name}")
+        except Timeout as error:
+            error.add_note("\n".join(map(_what_it_does, self.processes())))
+            raise
         for cgroup in self.cgroups:
             for directory in [*sorted(cgroup.rglob("*/"), reverse=True), cgroup]:
                 if directory.is_dir():
@@ -190,3 +194,12 @@ def remove_all() -> list[str]:
 def _moved(files: Sequence[Path], command: Sequence[str]) -> list[str]:
     script = "".join(f"echo $$ >{file}; " for file in files)
     return ["sh", "-ec", script + 'exec "$@"', "sh", *command]
+
+
+def _what_it_does(pid: int) -> str:
+    """Name, state and where in the kernel a process waits, proc(5)."""
+    try:
+        status, where = (Path(f"/proc/{pid}/{name}").read_text() for name in ("status", "wchan"))
+    except OSError as error:
+        return f"{pid}: {error.strerror}"
+    return f"{pid}: {' '.join(status.split()[1:6])}, in {where}"
