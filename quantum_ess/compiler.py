@@ -5,7 +5,7 @@ Used by the generator; the stop path reads the plan's text only (quantum_ess.pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import filterfalse
 
@@ -28,8 +28,10 @@ class Compiled:
         self.config = config
         self._files = files
         self._named_by: dict[str, str] = {}  # real unit: what the configuration says
+        self._behind_aliases: dict[str, list[tuple[str, str]]] = {}
         self.keep = tuple(dict.fromkeys(self._kept()))
-        self.protected = tuple(dict.fromkeys(self._in_order()))
+        self.protected = tuple(dict.fromkeys(self._rows(self._singled_out)))
+        self._order = tuple(dict.fromkeys(self._rows(self._inside)))
         self.patterns = tuple(filter(unitnames.is_pattern, self.protected))
 
     @cached_property
@@ -63,6 +65,8 @@ class Compiled:
         for name in self.protected:
             category, grace = self.config.stop_of(name, self._named_by.get(name, ""))
             lines.append(f"protect {name} {category} {milliseconds(grace)}")
+        if self._order != self.protected:
+            lines += [f"order {name}" for name in self._order]
         lines += [f"keep {name}" for name in self.keep]
         lines += [f"set {key} {value}" for key, value in self._settings()]
         return "\n".join([*lines, "end"]) + "\n"
@@ -86,11 +90,11 @@ class Compiled:
             else:
                 yield f"{section}.{key}", str(value)
 
-    def _in_order(self) -> Iterator[str]:
-        """The names and patterns to protect, each followed by what its aliases stand for."""
-        config = self.config
-        for entry in dict.fromkeys((*config.order, *config.protect)):
-            for name in (*self._narrower(entry), entry):
+    def _rows(self, sections: Callable[[str], list[str]]) -> Iterator[str]:
+        """The names and patterns to protect, each after those of `sections` and followed by what
+        its aliases stand for."""
+        for entry in dict.fromkeys((*self.config.order, *self.config.protect)):
+            for name in (*sections(entry), entry):
                 real = self.real(name)
                 if self.excluded(real):
                     raise self._wrong_alias(name, real)
@@ -100,24 +104,40 @@ class Compiled:
                     yield real
                 yield from self._behind(name)
 
-    def _narrower(self, entry: str) -> list[str]:
+    def _singled_out(self, entry: str) -> list[str]:
         """What [unit] sections single out of a pattern; names first, the last section before.
 
-        Also of what another pattern takes in as well: of the plan's rows the first one counts.
+        Also of what another pattern takes in as well, for of the plan's rows the first one counts;
+        but none that takes in all of this one.
         """
+        config = self.config
+        named = set(filterfalse(unitnames.is_pattern, (*config.order, *config.protect)))
+        own = [stop.name for stop in reversed(config.units) if stop.name not in named]
         if not unitnames.is_pattern(entry):
             return []
+        inside = [
+            name
+            for name in own
+            if unitnames.overlap(entry, name)
+            and config.covers(name)
+            and not unitnames.matches(name, entry)
+        ]
+        return sorted(inside, key=unitnames.is_pattern)
+
+    def _inside(self, entry: str) -> list[str]:
+        """Those that the pattern takes in, and that have no place of their own in the order."""
         config = self.config
-        named = {*filterfalse(unitnames.is_pattern, (*config.order, *config.protect)), entry}
+        named = {*config.order, *config.protect}
         own = [stop.name for stop in reversed(config.units) if stop.name not in named]
-        inside = [name for name in own if unitnames.overlap(entry, name) and config.covers(name)]
+        inside = [name for name in own if unitnames.matches(entry, name)]
         return sorted(inside, key=unitnames.is_pattern)
 
     def _kept(self) -> Iterator[str]:
+        named = {*self.config.order, *self.config.protect}
         for entry in self.config.keep:
             yield entry
             yield self.real(entry)
-            yield from (real for _, real in self._aliases(entry))
+            yield from (real for _, real in self._aliases(entry) if real not in named)
 
     def _behind(self, pattern: str) -> Iterator[str]:
         """Units that a protected pattern takes in only by an alias."""
@@ -127,17 +147,23 @@ class Compiled:
                 self._named_by.setdefault(real, name)
                 yield real
 
-    def _aliases(self, pattern: str) -> Iterator[tuple[str, str]]:
+    def _aliases(self, pattern: str) -> list[tuple[str, str]]:
         """The aliases on this host that a pattern takes in, and what they stand for."""
+        if pattern not in self._behind_aliases:
+            self._behind_aliases[pattern] = list(self._find_aliases(pattern))
+        return self._behind_aliases[pattern]
+
+    def _find_aliases(self, pattern: str) -> Iterator[tuple[str, str]]:
         if self._files is None or not unitnames.is_pattern(pattern):
             return
         template = unitnames.template_of(pattern)
+        whole = not unitnames.is_pattern(template)  # else the "@" may be one of "[@a]"
         spelt_out = [template] if template in self._files.names else []
         for name in dict.fromkeys((*self._files.matching(pattern), *spelt_out)):
             real = self.real(name)
             if unitnames.is_template(real):  # instances bear its name: all that fit the pattern
-                instances = f"@{unitnames.instance_of(pattern) or '*'}."
-                name, real = (each.replace("@.", instances, 1) for each in (name, real))
+                instances = (whole and unitnames.instance_of(pattern)) or "*"
+                name, real = (each.replace("@.", f"@{instances}.", 1) for each in (name, real))
                 if unitnames.is_system(real):
                     continue
             if real != name:

@@ -14,6 +14,7 @@ from itertools import filterfalse
 from quantum_ess import unitnames
 from quantum_ess.compiler import Compiled
 from quantum_ess.group import TRADING, Group
+from quantum_ess.unitnames import NAME_MAX
 
 DROP_IN = "zzz-quantum-ess.conf"
 CONFLICTS = f"{TRADING.halt}.d/zzz-units.conf"
@@ -68,6 +69,8 @@ def tree(compiled: Compiled) -> dict[str, str]:
     for template in _templates(compiled):
         files.update(_template_gate(compiled, template))
     files.update((_path(name), _gate(compiled, name)) for name in compiled.units)
+    # A name with no room for ".d" in the file system can have no drop-in: killed, and not held.
+    files = {path: text for path, text in files.items() if len(path.partition("/")[0]) <= NAME_MAX}
     files[PLAN] = _stamped(files)
     return files
 

@@ -1,8 +1,9 @@
 """The plan: the compiled configuration, read without a parser on the stop path.
 
 Line 1 is `quantum-ess-plan 1`; then `protect NAME CATEGORY GRACE_MS`, `keep NAME` and
-`set KEY VALUE` lines, in the order of restart, `tree CHECKSUM`, and `end`, by which the shell
-scripts know that they have read all of it (docs/design.md).
+`set KEY VALUE` lines, in the order of restart unless there are `order NAME` lines,
+`tree CHECKSUM`, and `end`, by which the shell scripts know that they have read all of it
+(docs/design.md).
 """
 
 import os
@@ -28,7 +29,7 @@ class Protected:
 class Plan:
     """Which units to stop and how, which to keep, and the options that run time needs."""
 
-    __slots__ = ("_literal", "_patterns", "keep", "options", "protect", "source")
+    __slots__ = ("_literal", "_order", "_patterns", "keep", "options", "protect", "source")
 
     def __init__(self, text: str, source: str) -> None:
         """Read a plan's text. Raises ValueError if it is not a whole plan."""
@@ -39,6 +40,7 @@ class Plan:
         self.protect: list[Protected] = []
         self.keep: list[str] = []
         self.options: dict[str, str] = {}
+        self._order: list[str] = []
         for line in lines[1:-1]:
             word, _, rest = line.partition(" ")
             if word == "protect":
@@ -46,6 +48,8 @@ class Plan:
                 self.protect.append(Protected(name, int(category), _grace(grace)))
             elif word == "keep":
                 self.keep.append(rest)
+            elif word == "order":
+                self._order.append(rest)
             elif word == "set":
                 key, _, value = rest.partition(" ")
                 self.options[key] = value
@@ -74,7 +78,12 @@ class Plan:
     def position(self, unit: str) -> int:
         """Place in the order of restart; units of one pattern share it."""
         entry = self.match(unit)
-        return self.protect.index(entry) if entry else len(self.protect)
+        if entry and not self._order:
+            return self.protect.index(entry)
+        if entry and unit in self._order:
+            return self._order.index(unit)
+        found = (n for n, name in enumerate(self._order) if entry and _fnmatch(unit, name))
+        return next(found, len(self.protect))
 
     def duration(self, key: str, default_ms: int) -> float:
         """An option given in milliseconds, in seconds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 
 Token = frozenset[str] | None  # the characters that one place takes; None is a `*`
 TYPES = ("service", "scope", "slice", "timer", "socket", "path", "target")
@@ -89,7 +90,7 @@ def matches(pattern: str, name: str) -> bool:
     """Whether the name is the pattern or matches it; of a pattern, whether all its names do."""
     if pattern == name or not is_pattern(name):
         return pattern == name or fnmatchcase(name, pattern)
-    return is_pattern(pattern) and _contains(tokens(pattern), tokens(name))
+    return is_pattern(pattern) and _takes_in(pattern, name)
 
 
 def is_own(name: str) -> bool:
@@ -192,6 +193,11 @@ def _bracket(pattern: str, inside: str) -> frozenset[str]:
             chars.add(body[0])
             body = body[1:]
     return _LEGAL - chars if negated else frozenset(chars)
+
+
+@cache
+def _takes_in(pattern: str, inner: str) -> bool:
+    return _contains(tokens(pattern), tokens(inner))
 
 
 def _contains(outer: list[Token], inner: list[Token]) -> bool:

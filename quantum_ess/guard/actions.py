@@ -49,12 +49,13 @@ class Actions:
         if not watch.acts(due):
             return self._warn(watch)
         # A release may have looked at the flag already: it gives way to one that is set again. If
-        # it has taken the flag, this is an activation; the incident goes on while its record is
-        # there. In doubt: better one activation too many.
+        # it has taken the flag, this is an activation; the incident goes on if only the flag was
+        # removed. In doubt: better one activation too many.
         latched, created = self.group.latched(unsure=False), False
         if latched and watch.rule.mode != "shadow":
             created = latch.shut(self.group).created
-        goes_on = latched and (not created or os.path.lexists(self.group.record))
+        ending = created and record.under_way(self.group)
+        goes_on = latched and (not created or (os.path.lexists(self.group.record) and not ending))
         watch.trip(due, goes_on)
         reason = f"condition {watch.reason()}"
         if watch.rule.mode == "shadow":

@@ -157,9 +157,13 @@ def test_a_kept_pattern_keeps_what_is_behind_its_aliases(host: Host, kept: str) 
     host.configure(f"[protect]\nunits = q-*\n[keep]\nunits = {kept}\n")
     assert host.plan()[-1] == f"keep {real}"
     assert f"Conflicts={real}" not in host.tree()["quantum-ess-halt.target.d/zzz-units.conf"]
+    # But not what is protected by its own name: a link to it must not undo that.
     host.configure(f"[protect]\nunits = {real}\n[keep]\nunits = {kept}\n")
-    with pytest.raises(ConfigError, match=r"conf:2: .* is both protected and kept, by an alias"):
-        host.compiled()
+    if kept == "mine":
+        with pytest.raises(ConfigError, match=r"conf:2: .* is both protected and kept, by an "):
+            host.compiled()
+    else:
+        assert host.plan() == [f"protect {real} 0 0", f"keep {kept}.service"]
 
 
 @pytest.mark.parametrize(
@@ -188,3 +192,30 @@ def test_which_section_counts(
     host.alias("strat@.service", "real@.service")
     found = Plan(host.compiled().plan(), "test").match(f"{unit}.service")
     assert found and (found.category, found.grace) == (1, row / 10)
+
+
+@pytest.mark.parametrize(
+    ("lists", "sections", "order"),
+    [
+        ("[protect]\nunits = q-z* q-*", ("q-*",), "q-z1 q-a1"),
+        (
+            "[protect]\nunits = q-* f-* *-eu.service f-b\n[resume]\norder = f-* *-eu f-b",
+            ("*-eu",),
+            "f-1 f-a-eu x-eu f-b q-1",
+        ),
+        ("[protect]\nunits = *-x q-*", ("q-a*",), "b-x q-a-x q-a1"),
+        # Singled out of one pattern, and of no other: before the rest of it, as ever.
+        ("[protect]\nunits = a-* q-*", ("q-b*",), "a-1 q-b1 q-a1"),
+    ],
+)
+def test_the_order_of_restart_is_that_of_the_lists(
+    host: Host, lists: str, sections: tuple[str, ...], order: str
+) -> None:
+    """Whatever the sections single out."""
+    text = f"{lists}\n"
+    for section in sections:
+        text += f"[unit {section}]\nstop_category = 1\ngrace = 100ms\n"
+    host.configure(text.replace("*-x q", "*-x.service q"))
+    plan = Plan(host.compiled().plan(), "test")
+    units = [f"{name}.service" for name in order.split()]
+    assert sorted(sorted(units), key=plan.position) == units
