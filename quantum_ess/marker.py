@@ -142,8 +142,14 @@ def renew(group: Group, ask: Ask) -> str:
 
 
 def _told(what: str, replies: list[Any]) -> str:
-    if isinstance(replies[0], Exception):
-        raise replies[0]
+    """What was done, if the first reply says so. Raises Refused, Unavailable."""
+    from quantum_ess.redisclient import Unavailable
+
+    reply = replies[0]
+    if isinstance(reply, Exception):
+        raise reply
+    if not (reply == b"OK" if what == "SET" else isinstance(reply, int)):
+        raise Unavailable(f"not the answer of a Redis: {str(reply)[:40]!r}")
     return what
 
 
@@ -172,7 +178,7 @@ def _bounded(options: Mapping[str, str], seconds: float, marker: Marker) -> str 
 
         change = ("SET", KEY, marker.since) if marker.since else ("DEL", KEY)
         event = ("PUBLISH", CHANNEL, json.dumps(marker.event))
-        redisclient.exchange(options, change, event)
+        _told("SET" if marker.since else "CLEARED", redisclient.exchange(options, change, event))
 
     return _in_time(options, seconds, run)
 

@@ -28,7 +28,8 @@ def options(url: str, seconds: float) -> dict[str, str]:
 def good(request: bytes) -> bytes:
     """What Redis answers to these commands; clients of RESP3 begin with HELLO."""
     commands = [part for part in b"\n".join([b"", request]).split(b"\n*")[1:] if part]
-    return b"".join(b"%1\r\n+proto\r\n:3\r\n" if b"HELLO" in c else b":1\r\n" for c in commands)
+    replies = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"SET": b"+OK\r\n", b"": b":1\r\n"}
+    return b"".join(next(replies[n] for n in replies if n in command) for command in commands)
 
 
 class Server:
