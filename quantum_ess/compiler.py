@@ -107,21 +107,14 @@ class Compiled:
     def _singled_out(self, entry: str) -> list[str]:
         """What [unit] sections single out of a pattern; names first, the last section before.
 
-        Also of what another pattern takes in as well, for of the plan's rows the first one counts;
-        but none that takes in all of this one.
+        Also of what another pattern takes in as well: of the plan's rows the first one counts.
         """
         config = self.config
         named = set(filterfalse(unitnames.is_pattern, (*config.order, *config.protect)))
         own = [stop.name for stop in reversed(config.units) if stop.name not in named]
         if not unitnames.is_pattern(entry):
             return []
-        inside = [
-            name
-            for name in own
-            if unitnames.overlap(entry, name)
-            and config.covers(name)
-            and not unitnames.matches(name, entry)
-        ]
+        inside = [name for name in own if unitnames.overlap(entry, name) and config.covers(name)]
         return sorted(inside, key=unitnames.is_pattern)
 
     def _inside(self, entry: str) -> list[str]:

@@ -148,6 +148,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
     parse_url: Any = connection.parse_url  # it has no types
     found: dict[str, Any] = dict(parse_url(settings.url))
+    found.pop("decode_responses", None)  # replies are bytes, whatever the URL asks for
     limits = ("socket_timeout", "socket_connect_timeout")
     found |= dict.fromkeys(limits, settings.timeout)
     if "path" in found:

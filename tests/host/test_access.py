@@ -148,6 +148,16 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
     market.all_running()
     assert not host.exists("/tmp/h/loaded")
 
+    # A further name of a flag becomes root's with it, and does not stay.
+    assert as_member(host, f"touch {DIRECTORY}/two; ln {DIRECTORY}/two {FLAG}") == 0
+    stopped(market)
+    resume(market)
+    host.run("touch", "-d", "5 minutes ago", f"{DIRECTORY}/two")
+    host.run("mkdir", "-p", f"{DIRECTORY}/of-a-service")
+    host.run("touch", "-d", "5 minutes ago", f"{DIRECTORY}/of-a-service")
+    wait_until(lambda: not host.exists(f"{DIRECTORY}/two"), SOON, "the watch's clearing away")
+    assert host.exists(f"{DIRECTORY}/of-a-service")
+
     # As with Linux before 5.10 on the second round: there a symlink there would be followed.
     for option in ("nosymfollow", "symfollow"):
         host.run("mount", "-o", f"remount,{option}", DIRECTORY)

@@ -115,8 +115,10 @@ def test_any_answer(server: Server) -> None:
     check()
 
 
-def test_a_good_one(server: Server) -> None:
+@pytest.mark.parametrize("query", ["", "?decode_responses=True"])
+def test_a_good_one(server: Server, query: str) -> None:
     server.good = True
+    server.url += query
     assert ask(server) is None
 
 
