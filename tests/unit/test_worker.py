@@ -50,8 +50,9 @@ def test_a_thread_without_memory_to_begin_with(monkeypatch: pytest.MonkeyPatch) 
     def start(*_: object, **__: object) -> int:
         return 1
 
-    for module, name in ((_thread, "start_new_thread"), (threading, "_start_new_thread")):
-        monkeypatch.setattr(module, name, start)
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # until Python 3.12, since
+        monkeypatch.setattr(threading, name, start, raising=False)
     monkeypatch.setattr(marker, "LOADING", 0.1)
     assert actor.name(NOBODY) == str(NOBODY)
     said = marker._in_time({"enabled": "yes"}, 0.1, lambda: None)
