@@ -1,5 +1,6 @@
 """The matrix's key cells, its record of measurements, and the table at the end of a run."""
 
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for fault in faults:
         row = [_shown(cells.get((fault, *column), [])) for column in columns]
         write(f"{fault:{width}}" + "".join(f"  {text:>11}" for text in row))
+    for (fault, way, release), several in cells.items():
+        lives = sorted(measured.life for measured in several)
+        if len(lives) > 1:
+            tenths = statistics.quantiles(lives, n=10, method="inclusive")
+            spread = " ".join(f"{ms:.1f}" for ms in (lives[0], *tenths, lives[-1]))
+            write(f"{release}, {way}, {fault}: by tenths, ms: {spread}")
     every = sorted(measured.life for several in cells.values() for measured in several)
     write(
         f"{' and '.join(releases)}: {len(every)} stops under {len(faults)} faults and pairs: "

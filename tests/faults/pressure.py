@@ -46,10 +46,19 @@ def _out_of_memory(host: Host) -> Iterator[None]:
     """Processes that take all memory there is, killed by the kernel and started again."""
     memory = Confined(host, "memory")
 
+    def refusals() -> int:
+        """How often the limit was hit."""
+        if memory.v1:
+            return int(memory.read("memory.failcnt", ""))
+        rows = memory.read("", "memory.events").splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("max "))
+
     memory.write("memory.limit_in_bytes", "memory.max", str(MEMORY))
     loop = f"while :; do python3 -c '{HOG}' || echo killed; done 2>/dev/null"
     with meanwhile(loop, until="killed")(host):
+        before = refusals()
         yield
+        assert refusals() > before, "there was memory enough during the stop"
     memory.write("memory.limit_in_bytes", "memory.max", "-1" if memory.v1 else "max")
 
 

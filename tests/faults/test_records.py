@@ -2,11 +2,14 @@
 
 import pytest
 
+from faults.conftest import Table
 from faults.files import RECORDS
+from faults.matrix import Measured
+from host import Host
 from kinds import FOUR
 from product import INACTIVE, RECORD, Ess
-from trading import FLAG, Trading
-from waiting import hold, wait_until
+from trading import FLAG, WAYS, Trading
+from waiting import SOON, hold, wait_until
 
 
 def cut_and_look(trading: Trading) -> None:
@@ -44,11 +47,8 @@ MOUNT = "var-lib-quantum\\x2dess.mount"
 STORE = "/srv/store"
 
 
-def test_a_record_on_a_mount_that_comes_late(trading: Trading) -> None:
-    """Its directory is a mount of its own that takes a second: trading waits, and is held."""
-    host = trading.host
-    ess = Ess(host)
-    host.run("systemctl", "enable", *FOUR)
+def mount_store(host: Host) -> None:
+    """The state's directory on a mount of its own, which takes a second at boot."""
     host.write_file(
         f"/etc/systemd/system/{MOUNT}",
         f"[Unit]\nRequires=slow.service\nAfter=slow.service\n[Mount]\nWhat={STORE}\n"
@@ -61,9 +61,42 @@ def test_a_record_on_a_mount_that_comes_late(trading: Trading) -> None:
         "ExecStart=/bin/sleep 1\n",
     )
     host.sh(f"mkdir {STORE}; systemctl daemon-reload; systemctl enable --now '{MOUNT}'")
+
+
+def test_a_record_on_a_mount_that_comes_late(trading: Trading) -> None:
+    """Trading waits for it, and is held."""
+    host = trading.host
+    ess = Ess(host)
+    host.run("systemctl", "enable", *FOUR)
+    mount_store(host)
     ess("activate")
     ess.wait_complete()
     assert host.exists(f"{STORE}/latched")
+    cut_and_look(trading)
+    ess("deactivate")
+    trading.all_running()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stopped_while_the_mount_is_not_there(trading: Trading, table: Table, way: str) -> None:
+    """The record is written beneath it; once the mount covers that, it is written anew."""
+    host = trading.host
+    ess = Ess(host)
+    host.run("systemctl", "enable", *FOUR)
+    mount_store(host)
+    # Not by systemd, which would stop what requires it.
+    host.run("umount", "/var/lib/quantum-ess")
+    trading.all_running()
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time)
+    assert pull.status == 0, pull
+    life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
+    table.add("/var/lib/quantum-ess not mounted yet", way, Measured(life, pull.status))
+    ess.wait_complete()
+    host.run("systemctl", "restart", MOUNT)
+    assert ess.latched()
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    wait_until(lambda: host.exists(f"{STORE}/latched"), SOON, "a record on the mount")
     cut_and_look(trading)
     ess("deactivate")
     trading.all_running()
