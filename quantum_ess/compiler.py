@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import filterfalse
 
 from quantum_ess import unitnames
 from quantum_ess.config import TABLE, Config
@@ -105,17 +104,21 @@ class Compiled:
                 yield from self._behind(name)
 
     def _singled_out(self, entry: str) -> list[str]:
-        """What [unit] sections single out of a pattern; names first, the last section before.
+        """What [unit] sections say of patterns, before every pattern; names first, the last section
+        before: of the plan's rows the first one counts.
 
-        Also of what another pattern takes in as well: of the plan's rows the first one counts.
+        Of a section that stands for more than is protected, the protected patterns in it.
         """
-        config = self.config
-        named = set(filterfalse(unitnames.is_pattern, (*config.order, *config.protect)))
-        own = [stop.name for stop in reversed(config.units) if stop.name not in named]
         if not unitnames.is_pattern(entry):
             return []
-        inside = [name for name in own if unitnames.overlap(entry, name) and config.covers(name)]
-        return sorted(inside, key=unitnames.is_pattern)
+        config, lists = self.config, (*self.config.order, *self.config.protect)
+        found: list[str] = []
+        for stop in reversed(config.units):
+            if unitnames.is_pattern(stop.name) and not config.covers(stop.name):
+                found += [name for name in lists if unitnames.matches(stop.name, name)]
+            elif unitnames.is_pattern(stop.name) or stop.name not in lists:
+                found.append(stop.name)
+        return sorted(dict.fromkeys(found), key=unitnames.is_pattern)
 
     def _inside(self, entry: str) -> list[str]:
         """Those that the pattern takes in, and that have no place of their own in the order."""

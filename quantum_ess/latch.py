@@ -259,9 +259,10 @@ def fill(group: Group) -> None:
         os.fchmod(fd, 0o644)
         if status.st_size == 0 and stat.S_ISREG(status.st_mode):
             os.write(fd, since(group)[0].encode() + b"\n")
-            # What ran when it was set is told by it. But for a nanosecond: an activation may have
-            # marked it in between, and a release that has looked at it before must give way.
-            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns ^ 1))
+            # What ran when it was set is told by it. But for a nanosecond, as in libexec/halt: an
+            # activation may have marked it in between, and a release that has looked gives way.
+            less = -1 if status.st_mtime_ns % 10**9 else 1
+            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns + less))
     except OSError:
         pass  # /run is full: an empty flag latches as well as a full one
     finally:

@@ -148,7 +148,10 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
     parse_url: Any = connection.parse_url  # it has no types
     found: dict[str, Any] = dict(parse_url(settings.url))
-    found.pop("decode_responses", None)  # replies are bytes, whatever the URL asks for
+    for ours in ("decode_responses", "protocol", "max_connections"):
+        found.pop(
+            ours, None
+        )  # replies are bytes of RESP2, on one connection, whatever the URL says
     limits = ("socket_timeout", "socket_connect_timeout")
     found |= dict.fromkeys(limits, settings.timeout)
     if "path" in found:

@@ -152,9 +152,7 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
     assert as_member(host, f"touch {DIRECTORY}/two; ln {DIRECTORY}/two {FLAG}") == 0
     stopped(market)
     resume(market)
-    host.run("touch", "-d", "5 minutes ago", f"{DIRECTORY}/two")
     host.run("mkdir", "-p", f"{DIRECTORY}/of-a-service")
-    host.run("touch", "-d", "5 minutes ago", f"{DIRECTORY}/of-a-service")
     wait_until(lambda: not host.exists(f"{DIRECTORY}/two"), SOON, "the watch's clearing away")
     assert host.exists(f"{DIRECTORY}/of-a-service")
 

@@ -175,6 +175,8 @@ def test_a_kept_pattern_keeps_what_is_behind_its_aliases(host: Host, kept: str) 
         # The rows are in the order of restart; the section counts all the same.
         ("q-* q-a*", ("q-*", "q-a*"), "q-a1", 2),
         ("*-x.service q-*", ("q-a*",), "q-a-x", 1),
+        ("*-live.service q-e-*", ("q-*",), "q-e-live", 1),
+        ("*-live.service q-*", ("q-*", "q-[ab]*"), "q-a", 2),
         ("q-ab* q-*", ("q-*x.service", "q-a*"), "q-abx", 2),
         # By an alias as by itself.
         ("q-*", ("q-z*",), "other", 1),
