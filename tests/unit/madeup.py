@@ -7,6 +7,7 @@ from pathlib import Path
 from quantum_ess import gate
 from quantum_ess.compiler import Compiled
 from quantum_ess.config import load
+from quantum_ess.group import Group
 from quantum_ess.unitfiles import UnitFiles
 
 # Not parents[2]: the package build runs the tests in a copy of tests/ further down.
@@ -52,6 +53,13 @@ class Host:
         """The plan's protect and keep lines."""
         lines = self.compiled().plan().splitlines()[1:]
         return [line for line in lines if line.startswith(("protect ", "keep "))]
+
+
+def group_below(directory: Path) -> Group:
+    """A group all of whose files are below that directory."""
+    for name in ("run", "state"):
+        (directory / name).mkdir()
+    return Group(f"{directory}/flag", f"{directory}/run", f"{directory}/state")
 
 
 def of(tree: dict[str, str], name: str) -> str:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from madeup import group_below
 
 from quantum_ess import account, latch
 from quantum_ess.group import Group
@@ -14,9 +15,7 @@ GRAIN = 1.0  # seconds; far from what is told apart here
 
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    for name in ("run", "state"):
-        os.mkdir(tmp_path / name)
-    return Group(f"{tmp_path}/flag", f"{tmp_path}/run", f"{tmp_path}/state")
+    return group_below(tmp_path)
 
 
 def blow(group: Group, ago: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from madeup import group_below
 
 from quantum_ess import account, activate, latch, plan
 from quantum_ess.group import Group
@@ -33,9 +34,7 @@ class Quiet(sources.Sources):
 
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    for name in ("run", "state"):
-        os.mkdir(tmp_path / name)
-    return Group(f"{tmp_path}/flag", f"{tmp_path}/run", f"{tmp_path}/state")
+    return group_below(tmp_path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from madeup import HERE
+from madeup import HERE, group_below
 
 from quantum_ess import (
     account,
@@ -47,9 +47,7 @@ Fail = Callable[[Any, str, str, int], None]
 
 @pytest.fixture
 def group(tmp_path: Path) -> Group:
-    for name in ("run", "state"):
-        os.mkdir(tmp_path / name)
-    return Group(f"{tmp_path}/flag", f"{tmp_path}/run", f"{tmp_path}/state")
+    return group_below(tmp_path)
 
 
 @pytest.fixture
