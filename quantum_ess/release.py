@@ -294,6 +294,15 @@ class Release:
         )
 
 
+def _account(group: Group) -> None:
+    """Write the record of a stop by flag whose activation has not come to it yet.
+
+    The sentry's kill is a tenth of a second earlier, and only the record says what to restart.
+    """
+    request = activate.Request("flag")
+    account.settle(group, request, activate.activate(group, request))
+
+
 def _withdrawn(group: Group, flag: tuple[int, int]) -> bool:
     """True if that flag was removed by somebody who may release."""
     return latch.withdrawn(group, flag) and not latch.shared(group)
@@ -369,6 +378,8 @@ def deactivate(
             return (
                 False  # an activation has latched by the record alone: there was no flag to remove
             )
+        if trigger == "command" and group.latched() and record.load(group.record) is None:
+            _account(group)
         release = Release(group, trigger, reason, progress, only)
         if trigger == "flag" and release.mark and not _withdrawn(group, release.mark):
             with contextlib.suppress(OSError):
