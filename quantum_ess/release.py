@@ -59,7 +59,11 @@ class Release:
         if only == NO_FLAG:
             self.mark = None
         self.number = latch.inode(group)
-        self.record = record.load(group.record) or record.load(self._under_way) or {}
+        known = record.load(group.record)
+        # By flag the sentry's kill is a tenth of a second earlier than the record.
+        unknown = trigger == "command" and known is None and os.path.lexists(group.flag)
+        self.stop = account.witnessed(group) if unknown else None
+        self.record = known or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
         who = actor.current() if trigger == "command" else {}
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
@@ -83,6 +87,7 @@ class Release:
                     flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
                 self._open(manager, units)
+                self._account()
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 self._remember("unlatched", to_start=units)
                 for unit in units:
@@ -105,6 +110,18 @@ class Release:
             self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began, notes)
         return True
+
+    def _account(self) -> None:
+        """Write the trail of a stop that is not on record: who was to do it has been stopped."""
+        if self.stop is None:
+            return
+        try:
+            done = account.settle(self.group, activate.Request("flag"), self.stop)
+        except Exception as error:  # whatever it is, it is no reason not to release
+            self.say(f"note: the stop was not accounted for: {error}")
+        else:
+            for problem in done.problems:
+                self.say(f"note: {problem}")
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -158,6 +175,10 @@ class Release:
             return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
             return list(self.record["running"])
+        if what == "running" and self.stop:
+            ran = account.ran(self.group, self.stop)
+            if ran is not None:
+                return ran
         if what == "running":
             self.say("note: what ran before is not on record; starting the enabled units")
         return _enabled(manager, self.plan)
@@ -294,15 +315,6 @@ class Release:
         )
 
 
-def _account(group: Group) -> None:
-    """Write the record of a stop by flag whose activation has not come to it yet.
-
-    The sentry's kill is a tenth of a second earlier, and only the record says what to restart.
-    """
-    request = activate.Request("flag")
-    account.settle(group, request, activate.activate(group, request))
-
-
 def _withdrawn(group: Group, flag: tuple[int, int]) -> bool:
     """True if that flag was removed by somebody who may release."""
     return latch.withdrawn(group, flag) and not latch.shared(group)
@@ -378,8 +390,6 @@ def deactivate(
             return (
                 False  # an activation has latched by the record alone: there was no flag to remove
             )
-        if trigger == "command" and group.latched() and record.load(group.record) is None:
-            _account(group)
         release = Release(group, trigger, reason, progress, only)
         if trigger == "flag" and release.mark and not _withdrawn(group, release.mark):
             with contextlib.suppress(OSError):

@@ -147,6 +147,10 @@ def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> Non
     hold(trading.ended, 1.0, "stopped by an installation")
     assert pids(trading) == before
     assert bare_host.exists(FLAG)
+    # What that said: who decides against the stop has nothing stopped.
+    bare_host.run("quantum-ess", "deactivate")
+    assert pids(trading) == before
+    assert Ess(bare_host).named("stopped") == Ess(bare_host).named("living") == []
 
 
 def test_old_hand_copied_units_are_pointed_out(bare_host: Host, deb: Path) -> None:

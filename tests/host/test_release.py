@@ -288,9 +288,9 @@ def test_an_activation_before_the_release_has_looked_wins(
     _, said = release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED, said
     assert ess.latched() and not trading.remaining()
-    # Giving a flag its content changes its time: one more that had looked before would give way.
-    filled = ("test", "-s", FLAG)
-    wait_until(lambda: host.run(*filled, check=False).returncode == 0, SOON, "the flag's content")
+    # Giving a flag its content changes its time: a release that had looked before would give way.
+    ess.wait_complete()
+    ess.wait_idle()
     ess("deactivate")
     trading.all_running()
 
@@ -299,12 +299,12 @@ def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
     """The sentry has killed, and nobody has come to write down what ran."""
     host, unit = trading.host, "quantum-ess-trigger.service"
     slow = f"/etc/systemd/system/{unit}.d/slow.conf"
-    host.write_file(slow, "[Service]\nExecStartPre=/usr/bin/sleep 20\n")
+    host.write_file(slow, "[Service]\nExecStartPre=/usr/bin/sleep 300\nTimeoutStartSec=400\n")
     host.run("systemctl", "daemon-reload")
-    host.run("systemctl", "stop", WATCH[0], "quantum-ess-watch.path")
+    host.run("systemctl", "stop", *WATCH, "quantum-ess-watch.path")
     ess, began = Ess(host), now_ns()
-    host.sh(f"date -u +%Y-%m-%dT%H:%M:%SZ >{FLAG}")
-    wait_until(lambda: not trading.alive(), SOON, "the sentry's kill")
+    assert trading.pull("flag").status == DONE
+    wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
     assert not host.exists(RECORD)
     ess("deactivate")
     assert list(came_up(trading, began)) == list(FOUR)
