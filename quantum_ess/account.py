@@ -351,27 +351,22 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
     return stamp if began - (SLOW if active else RECENT) < stamp < began else began
 
 
-def witnessed(group: Group) -> Outcome | None:
-    """What a stop by flag has come to that nobody has accounted for yet; nothing is done.
+def ran(group: Group) -> list[str] | None:
+    """Units that ran when the flag was set, in the order of restart, of a stop not yet on record.
 
-    None if something lives: then nobody has carried it out.
+    None if that can't be known, or if something lives: then nobody has carried it out.
     """
     from quantum_ess import activate, cgroup, plan
 
     the_plan = plan.read(group)
     if any(cgroup.populated(found.path) for found in cgroup.find(the_plan)):
         return None
-    outcome = activate.Outcome(latch.found(group), activate.Strike(the_plan))
-    outcome.seconds = time.monotonic() - outcome.flag.monotonic
-    return outcome
-
-
-def ran(group: Group, stop: Outcome) -> list[str] | None:
-    """Units that ran at that stop, in the order of restart; None if that can't be known."""
+    stop = activate.Outcome(latch.found(group), activate.Strike(the_plan))
     account = Account()
     began = _began(group, latch.since(group)[1], stop.flag.monotonic, stop.strike.began)
-    stop.strike.hit = _running(group, stop, began, [], account)
-    return None if account.problems else stop.strike.hit
+    running = _running(group, stop, began, [], account)
+    known = running or not os.path.lexists(group.restored)  # as in _record
+    return running if known and not account.problems else None
 
 
 def _stamp(manager: Manager, path: str, name: str) -> float:

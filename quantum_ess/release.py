@@ -61,8 +61,7 @@ class Release:
         self.number = latch.inode(group)
         known = record.load(group.record)
         # By flag the sentry's kill is a tenth of a second earlier than the record.
-        unknown = trigger == "command" and known is None and os.path.lexists(group.flag)
-        self.stop = account.witnessed(group) if unknown else None
+        self.early = known is None and os.path.lexists(group.flag)
         self.record = known or record.load(self._under_way) or {}
         self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
         who = actor.current() if trigger == "command" else {}
@@ -87,7 +86,6 @@ class Release:
                     flush(self.group)
                 self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
                 self._open(manager, units)
-                self._account()
                 self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
                 self._remember("unlatched", to_start=units)
                 for unit in units:
@@ -110,18 +108,6 @@ class Release:
             self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began, notes)
         return True
-
-    def _account(self) -> None:
-        """Write the trail of a stop that is not on record: who was to do it has been stopped."""
-        if self.stop is None:
-            return
-        try:
-            done = account.settle(self.group, activate.Request("flag"), self.stop)
-        except Exception as error:  # whatever it is, it is no reason not to release
-            self.say(f"note: the stop was not accounted for: {error}")
-        else:
-            for problem in done.problems:
-                self.say(f"note: {problem}")
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -175,8 +161,8 @@ class Release:
             return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
             return list(self.record["running"])
-        if what == "running" and self.stop:
-            ran = account.ran(self.group, self.stop)
+        if what == "running" and self.early:
+            ran = account.ran(self.group)
             if ran is not None:
                 return ran
         if what == "running":
