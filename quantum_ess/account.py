@@ -354,14 +354,13 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
 def ran(group: Group) -> list[str] | None:
     """Units that ran when the flag was set, in the order of restart, of a stop not yet on record.
 
-    None if that can't be known, or if something lives: then nobody has carried it out.
+    None if that can't be known, or if no blow is: then nobody has carried it out.
     """
-    from quantum_ess import activate, cgroup, plan
+    from quantum_ess import activate, plan
 
-    the_plan = plan.read(group)
-    if any(cgroup.populated(found.path) for found in cgroup.find(the_plan)):
+    if not _first_blows(group):
         return None
-    stop = activate.Outcome(latch.found(group), activate.Strike(the_plan))
+    stop = activate.Outcome(latch.found(group), activate.Strike(plan.read(group)))
     account = Account()
     began = _began(group, latch.since(group)[1], stop.flag.monotonic, stop.strike.began)
     running = _running(group, stop, began, [], account)
