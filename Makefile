@@ -49,7 +49,7 @@ test: root setup deb lint unit host-tests  ## every check and test
 
 .PHONY: test-all
 test-all: root setup deb lint unit  ## test and test-packaging, side by side: all that CI runs
-	@$(call side-by-side,$(HOST_TESTS) tests/archive -m "not long" $(ARGS),$(ALONE))
+	@$(call side-by-side,$(HOST_TESTS) tests/archive -m "not long" $(ARGS))
 
 .PHONY: install
 install: root  ## install the package on this host (FORCE=1: even if it does not run systemd)
@@ -135,22 +135,22 @@ unit:  ## tests that need no host
 	@$(VENV)/python -m pytest -q tests/unit tests/monitoring -n $$(nproc)
 
 # Shell command that runs the tests $(1) on both releases, several at a time, since half of the time is
-# spent waiting, and then by themselves those whose names match $(2): they measure, or make load.
-side-by-side = run() { $(VENV)/python -m pytest -q -p no:cacheprovider $(1) "$$@"; }; status=0; \
-	run -k "not ($(2))" -n $$(($$(nproc) + 2)) --dist load || status=1; \
-	run -k "$(2)" || [[ $$? = 5 ]] || status=1; exit $$status # 5: nothing of that name is among them
+# spent waiting, and then by themselves those that are marked `alone`. Status 5 is pytest's for none.
+side-by-side = status=0 none=0; \
+	for how in "--alone=not -n $$(($$(nproc) + 2)) --dist load" --alone=only; do \
+		$(VENV)/python -m pytest -q -p no:cacheprovider $$how $(1) || \
+		{ [[ $$? = 5 ]] && none=$$((none + 1)); } || status=1; done; \
+	[[ $$none != 2 ]] || status=5; exit $$status
 
-# A hundred activations at once are load enough without another host's.
 HOST_TESTS = tests/host tests/faults tests/torture
-ALONE = speed or hundred
 
 .PHONY: host-tests
 host-tests: root setup $(DEB)  ## tests on Debian 12 and 13 hosts, faults and torture in a sample (root)
-	@$(call side-by-side,$(HOST_TESTS) -m "not long" $(ARGS),$(ALONE))
+	@$(call side-by-side,$(HOST_TESTS) -m "not long" $(ARGS))
 
 .PHONY: test-packaging
 test-packaging: root setup deb  ## the package as the archive would test it, on both releases (root)
-	@$(call side-by-side,tests/archive $(ARGS),no_such_test)
+	@$(call side-by-side,tests/archive $(ARGS))
 
 # Built once and put into both suites: what is built on Debian 12 is what 13 gets.
 .PHONY: apt-repo
@@ -186,12 +186,12 @@ release: root  ## all checks, then packages, repository, checksums, SBOM and not
 
 .PHONY: faults
 faults: root setup deb  ## all of the fault matrix on booted hosts (ARGS="-m smoke": the key cells)
-	@$(call side-by-side,tests/faults $(ARGS),oversubscribed or overload)
+	@$(call side-by-side,tests/faults $(ARGS))
 
 .PHONY: torture
 torture: root setup deb  ## all of the system-call campaign, and 10,000 steps of soak (hours; PART=1/12, SEED=)
 	@export TORTURE=all
-	$(call side-by-side,tests/torture -s $(ARGS),no_such_test)
+	$(call side-by-side,tests/torture -s $(ARGS))
 
 .PHONY: bench
 bench: root setup deb  ## flag and command to last sign of life, beside systemctl stop (ARGS="--rounds 10")

@@ -46,6 +46,24 @@ def package() -> Path:
     return built[-1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of its own, so that -k and -m are left to whoever runs the tests."""
+    parser.addoption("--alone", choices=("only", "not"), help="of those marked `alone`")
+
+
+@pytest.hookimpl(trylast=True)  # what is below may have marked some
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is to run by itself, or all else."""
+    wanted = config.getoption("--alone")
+    if not wanted:
+        return
+    kinds: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        kinds[item.get_closest_marker("alone") is not None].append(item)
+    items[:] = kinds[wanted == "only"]
+    config.hook.pytest_deselected(items=kinds[wanted == "not"])
+
+
 @pytest.fixture(scope="session")
 def deb() -> Path:
     """The .deb under test."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from faults.matrix import Measured
+from faults.pressure import OVERLOAD
 from roots import RELEASES
 from trading import WAYS
 
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("smoke"):
             item.add_marker(pytest.mark.long)
+        if OVERLOAD.name in item.nodeid or item.path.name == "test_distribution.py":
+            item.add_marker(pytest.mark.alone)
 
 
 class Table:

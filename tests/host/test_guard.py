@@ -418,6 +418,7 @@ def test_a_broken_redis_stops_nothing(trading: Trading) -> None:
     guard.wait_fired("risk")
 
 
+@pytest.mark.alone
 def test_speed_of_a_flag_with_redis_hung(host: Host) -> None:
     """In turns, in the same run: as quick with Redis hung, whatever the guard does about it."""
     trading = Trading(host, beat=int(GRAIN * 1e6 / 2))

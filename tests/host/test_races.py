@@ -32,6 +32,7 @@ def assert_all_stopped(trading: Trading, ess: Ess) -> None:
     assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
 
 
+@pytest.mark.alone
 def test_a_hundred_at_once(trading: Trading) -> None:
     """All three ways mixed, all released by one event: one incident, everyone succeeds."""
     host = trading.host

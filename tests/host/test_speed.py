@@ -2,6 +2,8 @@
 
 import statistics
 
+import pytest
+
 from bench import (
     COMMAND,
     DEACTIVATE,
@@ -20,6 +22,7 @@ from host import Host
 COUNT = 12
 
 
+@pytest.mark.alone
 def test_no_slower_than_systemctl_stop(host: Host) -> None:
     """Medians of 12: the command, the flag with the resident, and the flag without Python."""
     times = Bench(host).run(COUNT, STOPS[:-1])
