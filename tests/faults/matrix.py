@@ -109,6 +109,7 @@ def may_be(faults: Sequence[Fault]) -> set[int]:
 def told(host: Host) -> None:
     """Whoever asks afterwards is told what could not be done: by status, or by its own failure."""
     done = host.run("quantum-ess", "status", check=False)
+    assert "Traceback" not in done.stderr, done
     if done.returncode == DONE and "Warning:" not in done.stdout:
         incident = next(line for line in done.stdout.splitlines() if line.startswith("Incident:"))
         marks = host.sh(f"cat {RECORD} {LOGGED} 2>/dev/null || :")

@@ -4,12 +4,13 @@ from faults.fault import COMMAND, TOUCH, Fault, Made, script
 from product import INCOMPLETE
 
 MODULES = "/usr/lib/python3/dist-packages"
+CODECS = "/usr/lib/python3.*/encodings"
 
 PYTHON_MISSING = Fault(
     "Python missing",
     script("cd /usr/bin; mkdir /usr/away; mv python3* /usr/away/", "mv /usr/away/* /usr/bin/"),
     statuses=(INCOMPLETE,),
-    says="python3.*no such file.*stopping without it",
+    says="no such file: .*python3.*stopping without it",
     python=False,
     smoke=(COMMAND, TOUCH),
 )
@@ -42,6 +43,14 @@ OWN = tuple(
 
 SOFTWARE_FAULTS = (
     PYTHON_MISSING,
+    Fault(
+        "Python can't start",  # and would say so on a page
+        script(f"mv {CODECS} /usr/away", "mv /usr/away $(echo /usr/lib/python3.*)/encodings"),
+        statuses=(INCOMPLETE,),
+        says="failed .status 1.; stopping without it",
+        python=False,
+        smoke=(COMMAND,),
+    ),
     Fault("jeepney missing", missing("jeepney"), statuses=(INCOMPLETE,), says="jeepney"),
     Fault(
         "jeepney raises on import",

@@ -196,6 +196,28 @@ def test_a_controller_that_python_can_t_read(trading: Trading) -> None:
     assert not trading.remaining() and host.exists(RECORD)
 
 
+def test_a_python_that_can_t_start(trading: Trading) -> None:
+    """Its standard library is damaged: a line each, and not the pages that it says itself."""
+    host, ess = trading.host, Ess(trading.host)
+    codecs = host.sh("echo /usr/lib/python3.*/encodings").strip()
+    host.run("mv", codecs, "/usr/away")
+    done = ess("activate", check=False)
+    assert (done.returncode, done.stdout) == (INCOMPLETE, ACTIVE + "\n"), done
+    failed = "quantum-ess: the controller failed (status 1); stopping without it"
+    assert all(line.startswith("quantum-ess: ") for line in done.stderr.splitlines()), done
+    assert done.stderr.startswith(failed) and not trading.remaining()
+    told = ess("status", check=False)
+    assert (told.returncode, told.stdout) == (1, ACTIVE + "\n")
+    assert told.stderr == (
+        "quantum-ess: the controller failed: dpkg --verify names damaged files;"
+        " activate works without\n"
+    )
+    assert ess("status", "--quiet", check=False).returncode == 0
+    host.run("mv", "/usr/away", codecs)
+    ess("deactivate")
+    trading.all_running()
+
+
 def test_a_python_that_ends_late_and_badly_with_no_inode_in_run(trading: Trading) -> None:
     """By its own status 2; nothing but the command knows by then when it began."""
     host = trading.host
