@@ -23,6 +23,7 @@ from quantum_ess import (
     outbox,
     record,
     refresh,
+    stage,
 )
 from quantum_ess import plan as plans
 from quantum_ess.errors import NotReleased
@@ -33,6 +34,7 @@ from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
 from quantum_ess.trail import Trail, flush, short
 
 NO_FLAG = (0, 0)  # libexec/quantum-ess
+ACCOUNT_SECONDS = 5.0  # for an activation's record and trail; usually a third of one
 
 
 class Superseded(Exception):
@@ -59,15 +61,20 @@ class Release:
         if only == NO_FLAG:
             self.mark = None
         self.number = latch.inode(group)
-        known = record.load(group.record)
-        # By flag the sentry's kill is a tenth of a second earlier than the record.
-        self.early = known is None and os.path.lexists(group.flag)
-        self.record = known or record.load(self._under_way) or {}
-        self.incident = str(self.record.get("incident") or latch.incident(latch.inode(group)))
         who = actor.current() if trigger == "command" else {}
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
-        self.trail = Trail(group, self.incident, {**self.record, **self.about})
         self.started: list[dict[str, object]] = []
+        self._look()
+
+    def _look(self) -> None:
+        """Take in what is known of the incident."""
+        known = record.load(self.group.record)
+        # By flag the sentry's kill is a tenth of a second earlier than the record.
+        self.early = known is None and os.path.lexists(self.group.flag)
+        self.record = known or record.load(self._under_way) or {}
+        number = latch.inode(self.group)
+        self.incident = str(self.record.get("incident") or latch.incident(number))
+        self.trail = Trail(self.group, self.incident, {**self.record, **self.about})
 
     @property
     def _under_way(self) -> str:
@@ -81,6 +88,7 @@ class Release:
         began = time.monotonic()
         try:
             with Manager(timeout=5.0) as manager:
+                self._await_account(manager)
                 units = self._to_start(manager) if start else []
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
@@ -108,6 +116,17 @@ class Release:
             self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began, notes)
         return True
+
+    def _await_account(self, manager: Manager) -> None:
+        """Let the activation be put on record: to open the latch ends whoever is at it."""
+        group, deadline = self.group, time.monotonic() + ACCOUNT_SECONDS
+        while stage.of(group, self.incident) != stage.COMPLETE and time.monotonic() < deadline:
+            units = manager.units([group.trigger])
+            if not any(unit.job or unit.active == "activating" for unit in units):
+                break
+            self.progress.doing("waiting until the activation is on record")
+            manager.wait(0.05)
+        self._look()
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()

@@ -101,6 +101,7 @@ def test_deactivate_restarts_in_order(trading: Trading, way: str) -> None:
     assert all(count == 1 for count in trading.born_after(begun).values())
 
 
+@pytest.mark.alone
 def test_speed_after_a_boot_and_however_long(trading: Trading) -> None:
     """As fast for units that were down since before the boot, and with a record a month old."""
     host = trading.host
@@ -309,6 +310,23 @@ def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
     ess("deactivate")
     assert list(came_up(trading, began)) == list(FOUR)
     trading.all_running()
+
+
+def test_a_release_before_the_trail_is_written(trading: Trading) -> None:
+    """It waits for who writes it, instead of ending him."""
+    host, ess, python = trading.host, Ess(trading.host), "/usr/bin/python3"
+    host.run("systemctl", "stop", *WATCH)
+    host.run("mv", python, f"{python}.real")
+    slow = f'case "$*" in *--trigger=flag*) sleep 2 ;; esac; exec {python}.real "$@"'
+    host.write_file(python, f"#!/bin/sh\n{slow}\n", 0o755)
+    assert trading.pull("flag").status == DONE
+    wait_until(lambda: host.exists(RECORD), SOON, "halt's record")
+    ess("deactivate")
+    trading.all_running()
+    trail = [str(event["ESS_EVENT"]) for event in ess.events()]
+    stop = ["initiated", "latched", *["stopped"] * 4, "marker-set", "activated", "complete"]
+    assert trail[: trail.index("release-initiated")] == stop
+    assert trail.count("initiated") == trail.count("released") == 1
 
 
 def test_output_that_nobody_reads_is_no_failure(brisk: Trading) -> None:
