@@ -1,7 +1,8 @@
 """A soak against a model: random acts, and after each of them what must hold then.
 
 The seed is printed; SEED=N STEPS=M repeats a run (as far as its races repeat). TORTURE=all takes
-10,000 steps. On failure the last 30 steps are printed.
+10,000 steps, on several hosts, each with a seed of its own. On failure the last 30 steps are
+printed.
 """
 
 import json
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from conftest import HostMaker
 from kinds import FOUR, KEPT, REDIS
 from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, Ess
@@ -23,7 +26,8 @@ from trading import FLAG, LIMIT, WAYS, Trading
 from waiting import SOON, now_ns, wait_until
 
 SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
-STEPS = int(os.environ.get("STEPS") or (10_000 if os.environ.get("TORTURE") == "all" else 100))
+HOSTS = 4 if os.environ.get("TORTURE") == "all" else 1  # of each release
+STEPS = int(os.environ.get("STEPS") or (10_000 // HOSTS if HOSTS > 1 else 100))  # on each
 RELEASING = "/run/quantum-ess/releasing"
 OURS = ("quantum-ess-trigger.service", "quantum-ess.service", "quantum-ess-watch.service")
 SENTRY = "quantum-ess-sentry.service"
@@ -54,14 +58,15 @@ quantum-ess status --json
 class Soak:
     """One host and the model of it: latched or not, which incident, and what runs or ran."""
 
-    def __init__(self, make_host: HostMaker) -> None:
+    def __init__(self, make_host: HostMaker, seed: int) -> None:
+        self.seed = seed
         self.host = make_host()
         self.ess = Ess(self.host)
         self.ess.configure("[resume]\nsettle = 50ms\n")
         self.trading = Trading(self.host, dict(zip(FOUR, KINDS, strict=True)))
         self.host.run("systemctl", "enable", *FOUR, *KEPT)
         self.trading.start()
-        self.chance = random.Random(SEED)
+        self.chance = random.Random(seed)
         self.latched = False
         self.since = 0  # when the latch was shut, ns
         self.incident = ""
@@ -281,7 +286,7 @@ class Soak:
 
     def step(self, number: int) -> None:
         """One act, the rest after it, and the invariants."""
-        self.chance = random.Random(f"{SEED} {number}")  # whatever the steps before it drew
+        self.chance = random.Random(f"{self.seed} {number}")  # whatever the steps before it drew
         acts = self.acts()
         (act,) = self.chance.choices(list(acts), list(acts.values()))
         self.steps.append(f"{number}: {'latched' if self.latched else 'open'}: {act.__name__}")
@@ -297,16 +302,19 @@ def last_steps(soak: Soak) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        error.add_note("\n".join([f"SEED={SEED} STEPS={STEPS}; the last steps:", *soak.steps]))
+        said = f"SEED={soak.seed} STEPS={STEPS}; the last steps:"
+        error.add_note("\n".join([said, *soak.steps]))
         raise
 
 
-def test_soak(make_host: HostMaker, count: Callable[[str], None]) -> None:
-    soak = Soak(make_host)
+@pytest.mark.parametrize("number", range(HOSTS))
+def test_soak(make_host: HostMaker, number: int, count: Callable[[str], None]) -> None:
+    soak = Soak(make_host, SEED + number)
     with last_steps(soak):
-        for number in range(1, STEPS + 1):
-            soak.step(number)
-            if number % 500 == 0:
-                print(f"{soak.host.release}: {number} steps", file=sys.stderr, flush=True)
+        for step in range(1, STEPS + 1):
+            soak.step(step)
+            if step % 500 == 0:
+                said = f"{soak.host.release} SEED={soak.seed}: {step} steps"
+                print(said, file=sys.stderr, flush=True)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.counts.items()))
-    count(f"{soak.host.release} SEED={SEED}: {STEPS} steps, {counts}, 0 violations")
+    count(f"{soak.host.release} SEED={soak.seed}: {STEPS} steps, {counts}, 0 violations")
