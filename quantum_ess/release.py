@@ -69,9 +69,10 @@ class Release:
     def _look(self) -> None:
         """Take in what is known of the incident."""
         known = record.load(self.group.record)
-        # By flag the sentry's kill is a tenth of a second earlier than the record.
+        # By flag the sentry's kill is a tenth of a second earlier than the record. The note of a
+        # release is then one that gave way to it, and of the incident before.
         self.early = known is None and os.path.lexists(self.group.flag)
-        self.record = known or record.load(self._under_way) or {}
+        self.record = known or ({} if self.early else record.load(self._under_way)) or {}
         number = latch.inode(self.group)
         self.incident = str(self.record.get("incident") or latch.incident(number))
         self.trail = Trail(self.group, self.incident, {**self.record, **self.about})
@@ -184,6 +185,8 @@ class Release:
             ran = account.ran(self.group)
             if ran is not None:
                 return ran
+        if what == "running" and "running" in note:
+            return list(note["running"])
         if what == "running":
             self.say("note: what ran before is not on record; starting the enabled units")
         return _enabled(manager, self.plan)

@@ -209,13 +209,25 @@ def test_a_python_that_can_t_start(trading: Trading) -> None:
     told = ess("status", check=False)
     assert (told.returncode, told.stdout) == (1, ACTIVE + "\n")
     assert told.stderr == (
-        "quantum-ess: the controller failed: dpkg --verify names damaged files;"
-        " activate works without\n"
+        "quantum-ess: the controller failed (status 1); if it goes on, dpkg --verify names damaged"
+        " files; activate works without\n"
     )
     assert ess("status", "--quiet", check=False).returncode == 0
     host.run("mv", "/usr/away", codecs)
     ess("deactivate")
     trading.all_running()
+
+
+def test_status_with_no_process_to_be_had(trading: Trading) -> None:
+    host = trading.host
+    Ess(host)("activate")
+    nobody = ("setpriv", "--reuid=231234", "--clear-groups", "prlimit", "--nproc=1:1")
+    told = host.run(*nobody, "quantum-ess", check=False)
+    assert (told.returncode, told.stdout) == (1, ACTIVE + "\n"), told
+    assert "the controller failed (no process could be started)" in told.stderr
+    assert host.run(*nobody, "quantum-ess", "status", "-q", check=False).returncode == 0
+    Ess(host)("deactivate")
+    assert host.run(*nobody, "quantum-ess", "status", "--quiet", check=False).returncode == 3
 
 
 def test_a_python_that_ends_late_and_badly_with_no_inode_in_run(trading: Trading) -> None:

@@ -296,13 +296,17 @@ def test_an_activation_before_the_release_has_looked_wins(
     trading.all_running()
 
 
-def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
-    """The sentry has killed, and nobody has come to write down what ran."""
-    host, unit = trading.host, "quantum-ess-trigger.service"
-    slow = f"/etc/systemd/system/{unit}.d/slow.conf"
-    host.write_file(slow, "[Service]\nExecStartPre=/usr/bin/sleep 300\nTimeoutStartSec=400\n")
+def nobody_accounts(host: Host) -> None:
+    """By flag the sentry kills, and nobody comes to write down what ran."""
+    slow = "[Service]\nExecStartPre=/usr/bin/sleep 300\nTimeoutStartSec=400\n"
+    host.write_file("/etc/systemd/system/quantum-ess-trigger.service.d/slow.conf", slow)
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "stop", *WATCH, "quantum-ess-watch.path")
+
+
+def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
+    host = trading.host
+    nobody_accounts(host)
     ess, began = Ess(host), now_ns()
     assert trading.pull("flag").status == DONE
     wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
@@ -310,6 +314,29 @@ def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
     ess("deactivate")
     assert list(came_up(trading, began)) == list(FOUR)
     trading.all_running()
+
+
+def test_the_same_after_one_that_gave_way(trading: Trading) -> None:
+    """What that was going to start is not all that ran by now, and its incident is over."""
+    host = trading.host
+    ess = Ess(host)
+    ess.configure("[resume]\nsettle = 2s\n")
+    trading.put_down(FOUR[3])
+    stopped(trading)
+    nobody_accounts(host)
+    begun = now_ns()
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: FOUR[0] in trading.born_after(begun), SOON, "half a release")
+    host.run("systemctl", "start", FOUR[3])
+    trading.pull("flag")
+    assert release.communicate(timeout=SOON) and release.returncode == NOT_RELEASED
+    wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
+    assert not host.exists(RECORD)
+    number = host.run("stat", "-c", "%i", FLAG).stdout.strip()
+    ess.configure("[resume]\nsettle = 100ms\n")
+    ess("deactivate")
+    trading.all_running()
+    assert str(ess.named("released")[-1]["ESS_INCIDENT"]).endswith(f"-{number}")
 
 
 def test_a_release_before_the_trail_is_written(trading: Trading) -> None:
