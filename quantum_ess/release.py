@@ -64,6 +64,7 @@ class Release:
         who = actor.current() if trigger == "command" else {}
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
         self.started: list[dict[str, object]] = []
+        self.early = False
         self._look()
 
     def _look(self) -> None:
@@ -71,7 +72,7 @@ class Release:
         known = record.load(self.group.record)
         # By flag the sentry's kill is a tenth of a second earlier than the record. The note of a
         # release is then one that gave way to it, and of the incident before.
-        self.early = known is None and os.path.lexists(self.group.flag)
+        self.early = not known and (self.early or self.group.latched())
         self.record = known or ({} if self.early else record.load(self._under_way)) or {}
         number = latch.inode(self.group)
         self.incident = str(self.record.get("incident") or latch.incident(number))
@@ -121,10 +122,16 @@ class Release:
     def _await_account(self, manager: Manager) -> None:
         """Let the activation be put on record: to open the latch ends whoever is at it."""
         group, deadline = self.group, time.monotonic() + ACCOUNT_SECONDS
+        at_it, asked = group.trigger, False
         while stage.of(group, self.incident) != stage.COMPLETE and time.monotonic() < deadline:
-            units = manager.units([group.trigger])
+            units = manager.units([at_it])
             if not any(unit.job or unit.active == "activating" for unit in units):
-                break
+                # Whoever did it may have been killed: then the watch does, at its next look.
+                if asked or self.trigger == "flag" or not os.path.lexists(group.began):
+                    break
+                at_it, asked = group.watch, True
+                with contextlib.suppress(Refused):
+                    manager.start(at_it)
             self.progress.doing("waiting until the activation is on record")
             manager.wait(0.05)
         self._look()
@@ -185,8 +192,9 @@ class Release:
             ran = account.ran(self.group)
             if ran is not None:
                 return ran
-        if what == "running" and "running" in note:
-            return list(note["running"])
+            if "running" in note:
+                self.say("note: what ran before is not on record; starting what was to be started")
+                return list(note["running"])
         if what == "running":
             self.say("note: what ran before is not on record; starting the enabled units")
         return _enabled(manager, self.plan)
@@ -197,7 +205,8 @@ class Release:
             # From here on whoever finds the latch open can tell that it is this release's doing.
             before = record.load(self._under_way)
             mine = {"pid": os.getpid()}
-            record.store(self._under_way, {**self.record, "running": units, **mine})
+            about = {**self.record, "incident": self.incident, "running": units}
+            record.store(self._under_way, {**about, **mine})
             if not latch.open_flag(self.group, self.mark):
                 with contextlib.suppress(OSError):
                     if before:  # another was broken off: what it had to start is still to be known
