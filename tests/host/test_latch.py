@@ -244,6 +244,26 @@ def test_power_cut_and_the_flag_does_not_restart_trading(host: Host) -> None:
     hold(lambda: trading.born_after(cut), 1.0, "ran after the boot")
 
 
+def test_a_boot_without_hostname_and_machine_id(host: Host) -> None:
+    """To systemd the first boot of all, with presets that enable whatever can be."""
+    trading = Trading(host)
+    trading.start()
+    trading.pull("command")
+    ess = Ess(host)
+    ess.wait_complete()
+    before, identity = ess.status(), host.read_file("/etc/machine-id")
+    host.run("rm", "/etc/hostname", "/etc/machine-id")
+    cut = host.power_cut()
+    assert host.read_file("/etc/machine-id") != identity
+    assert "enabled" in host.run("systemctl", "is-enabled", UNIT, check=False).stdout
+    hold(lambda: trading.born_after(cut), 1.0, "ran after the boot")
+    assert ess.first_line() == ACTIVE and ess.status()["incident"] == before["incident"]
+    assert host.run("systemctl", "start", UNIT, check=False).returncode != 0
+    ess("deactivate")
+    trading.all_running()
+    trading.assert_stopped(trading.pull("flag").time)
+
+
 def test_a_boot_without_a_latch_starts_trading(host: Host) -> None:
     trading = Trading(host)
     host.run("systemctl", "enable", *FOUR)
