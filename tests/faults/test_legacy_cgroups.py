@@ -1,4 +1,7 @@
-"""A host with cgroup v1, where there is no cgroup.kill: the same guarantees."""
+"""A host with cgroup v1, where there is no cgroup.kill, or with both (hybrid): the same guarantees.
+
+https://systemd.io/CGROUP_DELEGATION, "Three Different Tree Setups".
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,16 +35,46 @@ FAULTS: tuple[tuple[Fault, ...], ...] = (
 NO_RELEASE_AGENT = "[Manager]\nDefaultTimeoutStopSec=10s\n"
 
 
+# In the place of the host's init: gives it the second tree, and is it then.
+SYSTEMD = "/usr/lib/systemd"
+HYBRID_INIT = f"""#!/bin/sh
+cd /sys/fs/cgroup
+if ! [ -e unified/cgroup.procs ]; then # else this is daemon-reexec
+    mount -o remount,rw /sys/fs/cgroup
+    mkdir unified
+    mount -t cgroup2 cgroup2 unified
+    mount -o remount,ro /sys/fs/cgroup
+fi
+cd /
+exec {SYSTEMD}/real/systemd "$@"
+"""
+KINDS_OF_HOST = ("cgroup v1", "hybrid")
+
+
+@pytest.fixture(params=KINDS_OF_HOST)
+def kind_of_host(request: pytest.FixtureRequest) -> str:
+    """Which trees the host has."""
+    return str(request.param)
+
+
 @pytest.fixture
-def legacy_host(release: str, layers: list[Path]) -> Iterator[Host]:
-    """A running host with the package, on cgroup v1."""
+def legacy_host(release: str, layers: list[Path], kind_of_host: str) -> Iterator[Host]:
+    """A running host with the package, on cgroup v1 or hybrid."""
+    hybrid = kind_of_host == "hybrid"
 
     def prepare(host: Host) -> None:
         host.write_file("/etc/systemd/system.conf.d/v1.conf", NO_RELEASE_AGENT)
+        if hybrid:
+            init = host.remains.directory / f"root{SYSTEMD}/systemd"
+            (init.parent / "real").mkdir()
+            init.rename(init.parent / "real/systemd")
+            host.write_file(f"{SYSTEMD}/systemd", HYBRID_INIT, 0o755)
 
     with Host(release, layers, unified=False, prepare=prepare) as host:
         assert not host.exists("/sys/fs/cgroup/cgroup.controllers")
         assert host.exists("/sys/fs/cgroup/systemd/cgroup.procs")
+        tracked = host.sh("grep ^0:: /proc/1/cgroup")
+        assert tracked == ("0::/init.scope\n" if hybrid else "0::/\n")
         yield host
 
 
@@ -61,13 +94,17 @@ def cells() -> list[object]:
 
 
 @pytest.mark.parametrize(("faults", "way"), cells())
-def test_on_cgroup_v1(legacy_host: Host, table: Table, faults: tuple[Fault, ...], way: str) -> None:
-    name = " + ".join(("cgroup v1", *(fault.name for fault in faults)))
+def test_with_cgroup_v1(
+    legacy_host: Host, kind_of_host: str, table: Table, faults: tuple[Fault, ...], way: str
+) -> None:
+    name = " + ".join((kind_of_host, *(fault.name for fault in faults)))
     table.add(name, way, stop(legacy_host, way, *faults))
 
 
 @pytest.mark.parametrize("kinds", ROUNDS, ids=lambda kinds: "+".join(kinds.values()))
-def test_every_kind_on_cgroup_v1(legacy_host: Host, table: Table, kinds: dict[str, str]) -> None:
+def test_every_kind_with_cgroup_v1(
+    legacy_host: Host, kind_of_host: str, table: Table, kinds: dict[str, str]
+) -> None:
     """Forks, sessions of their own, no SIGKILL: signals until nothing is left."""
     # The stand-in with a cgroup of its own makes that where it is on cgroup v2.
     only_v1 = {unit: kind.replace("own-cgroup", "normal") for unit, kind in kinds.items()}
@@ -78,4 +115,4 @@ def test_every_kind_on_cgroup_v1(legacy_host: Host, table: Table, kinds: dict[st
     assert pull.status == 0, pull
     trading.assert_inactive()
     life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
-    table.add("cgroup v1, every kind of service", "command", Measured(life, pull.status))
+    table.add(f"{kind_of_host}, every kind of service", "command", Measured(life, pull.status))
