@@ -277,6 +277,12 @@ def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
     return blows
 
 
+def struck(group: Group) -> bool:
+    """Whether somebody has carried out what the flag says, as far as its time tells."""
+    since = latch.since(group)[1] - _ahead(time.CLOCK_REALTIME) + _ahead(time.CLOCK_BOOTTIME)
+    return any(when >= since - LATE for when, _ in _first_blows(group))
+
+
 def _await_claimant(group: Group, outcome: Outcome) -> None:
     """Let the command or unit that set the flag account for it: it alone knows who and why.
 

@@ -90,7 +90,8 @@ class Release:
         began = time.monotonic()
         try:
             with Manager(timeout=5.0) as manager:
-                self._await_account(manager)
+                if self.trigger == "command":  # by flag it waits for the record anyway
+                    self._await_account(manager)
                 units = self._to_start(manager) if start else []
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
@@ -120,18 +121,20 @@ class Release:
         return True
 
     def _await_account(self, manager: Manager) -> None:
-        """Let the activation be put on record: to open the latch ends whoever is at it."""
+        """Let the activation be put on record: to open the latch ends whoever is at it.
+
+        Whoever did it may have been killed; then the watch does, at its next look.
+        """
         group, deadline = self.group, time.monotonic() + ACCOUNT_SECONDS
-        at_it, asked = group.trigger, False
+        asked = self.mark is None or not account.struck(group)
         while stage.of(group, self.incident) != stage.COMPLETE and time.monotonic() < deadline:
-            units = manager.units([at_it])
+            units = manager.units([group.trigger, group.watch])
             if not any(unit.job or unit.active == "activating" for unit in units):
-                # Whoever did it may have been killed: then the watch does, at its next look.
-                if asked or self.trigger == "flag" or not os.path.lexists(group.began):
+                if asked:
                     break
-                at_it, asked = group.watch, True
+                asked = True
                 with contextlib.suppress(Refused):
-                    manager.start(at_it)
+                    manager.start(group.watch)
             self.progress.doing("waiting until the activation is on record")
             manager.wait(0.05)
         self._look()

@@ -362,6 +362,16 @@ def test_a_release_before_the_trail_is_written(trading: Trading, broken: bool) -
     assert trail.count("released") == 1 and len(ess.incidents()) == 1
 
 
+def test_a_release_carries_out_no_flag(trading: Trading) -> None:
+    """Nobody is there to see it; the blow on record is of an earlier stop."""
+    host, ess = trading.host, Ess(trading.host)
+    host.run("systemctl", "stop", *WATCH, *QUICK)
+    host.sh(f"echo 1 {FOUR[0]} >/run/quantum-ess/began; touch {FLAG}")
+    pids = {unit: host.processes(unit) for unit in FOUR}
+    ess("deactivate")
+    assert {unit: host.processes(unit) for unit in FOUR} == pids
+
+
 def test_output_that_nobody_reads_is_no_failure(brisk: Trading) -> None:
     """Neither a full disk nor a closed pipe stops again what has been started."""
     host = brisk.host
