@@ -164,6 +164,21 @@ def test_a_look_at_the_flag_that_fails_once(trading: Trading) -> None:
         trading.all_running()
 
 
+def test_a_gate_slower_than_the_kill_of_a_shell_alone(host: Host) -> None:
+    """Its process is the unit's: killed without a pause, it never gets to say no."""
+    trading = Trading(host, dict.fromkeys(FOUR, "restarts-at-once"))
+    trading.start()
+    host.run("systemctl", "stop", "quantum-ess-sentry", *WATCHERS)
+    host.run("mv", "/usr/bin/test", "/usr/bin/test.real")
+    host.write_file("/usr/bin/test", '#!/bin/sh\nsleep 0.2; exec test.real "$@"\n', 0o755)
+    fails = ("-e", "inject=clone,clone3,vfork:error=EAGAIN")
+    halt = ("/usr/lib/quantum-ess/halt", "--raise")
+    done = host.run("strace", "-qq", "-o", "/run/trace", *fails, *halt, check=False)
+    assert "stopped by the shell alone" in done.stderr and "NOT STOPPED" not in done.stderr, done
+    assert done.returncode == 0
+    wait_until(lambda: trading.states() == dict.fromkeys(FOUR, "inactive"), SOON, "units at rest")
+
+
 def test_what_its_operator_stopped_is_no_work_of_halt(trading: Trading) -> None:
     """Also with a flag that has gone again, of which nobody can say how old it was."""
     host = trading.host
