@@ -278,9 +278,13 @@ def _first_blows(group: Group) -> list[tuple[float, list[str]]]:
 
 
 def struck(group: Group) -> bool:
-    """Whether somebody has carried out what the flag says, as far as its time tells."""
-    since = latch.since(group)[1] - _ahead(time.CLOCK_REALTIME) + _ahead(time.CLOCK_BOOTTIME)
-    return any(when >= since - LATE for when, _ in _first_blows(group))
+    """Whether somebody has carried out what the flag says, as far as its time tells.
+
+    One of the future, the clock set back, tells nothing.
+    """
+    since, ahead = latch.since(group)[1], _ahead(time.CLOCK_BOOTTIME) - _ahead(time.CLOCK_REALTIME)
+    oldest = since + ahead - LATE if since <= time.time() else 0.0
+    return any(when >= oldest for when, _ in _first_blows(group))
 
 
 def _await_claimant(group: Group, outcome: Outcome) -> None:

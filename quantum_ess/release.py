@@ -90,8 +90,7 @@ class Release:
         began = time.monotonic()
         try:
             with Manager(timeout=5.0) as manager:
-                if self.trigger == "command":  # by flag it waits for the record anyway
-                    self._await_account(manager)
+                self._await_account(manager)
                 units = self._to_start(manager) if start else []
                 with record.lock(self.group.lock, account.LOCK_SECONDS):
                     flush(self.group)
@@ -125,8 +124,9 @@ class Release:
 
         Whoever did it may have been killed; then the watch does, at its next look.
         """
-        group, deadline = self.group, time.monotonic() + ACCOUNT_SECONDS
-        asked = self.mark is None or not account.struck(group)
+        by_flag = self.trigger == "flag"  # its removal is to be carried out within five seconds
+        group, deadline = self.group, time.monotonic() + (1.0 if by_flag else ACCOUNT_SECONDS)
+        asked = by_flag or self.mark is None or not account.struck(group)
         while stage.of(group, self.incident) != stage.COMPLETE and time.monotonic() < deadline:
             units = manager.units([group.trigger, group.watch])
             if not any(unit.job or unit.active == "activating" for unit in units):
