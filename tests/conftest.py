@@ -10,6 +10,7 @@ is shared: done once a release by apt in a real host, whose disk the others stan
 
 import contextlib
 import os
+import random
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ class HostMaker(Protocol):
 
 
 CHECKOUT = Path(__file__).parent.parent
+
+# One for all processes of a run, which inherit it.
+os.environ.setdefault("SEED", str(random.randrange(1 << 32)))
 
 
 def package() -> Path:

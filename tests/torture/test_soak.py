@@ -25,7 +25,7 @@ from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, Es
 from trading import FLAG, LIMIT, WAYS, Trading
 from waiting import SOON, now_ns, wait_until
 
-SEED = int(os.environ.get("SEED") or random.randrange(1 << 32))
+SEED = int(os.environ["SEED"])  # conftest.py
 HOSTS = 4 if os.environ.get("TORTURE") == "all" else 1  # of each release
 STEPS = int(os.environ.get("STEPS") or (10_000 // HOSTS if HOSTS > 1 else 100))  # on each
 RELEASING = "/run/quantum-ess/releasing"
