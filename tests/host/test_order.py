@@ -32,11 +32,13 @@ def before_the_kills(host: Host) -> list[str]:
 def test_the_kill_comes_before_every_other_program(trading: Trading, access: str) -> None:
     host, ess = trading.host, Ess(trading.host)
     ess.configure("[resume]\nsettle = 50ms\n")
-    # What else watches the flag would be the first to kill.
+    # What else watches the flag would be the first to kill. A release that has the watch account
+    # for a stop has it start the path unit as well.
     watchers = ("quantum-ess.path", "quantum-ess-watch.path", *WATCH)
-    host.run("systemctl", "stop", *watchers, "quantum-ess-sentry")
+    host.run("systemctl", "stop", "quantum-ess-sentry")
     for command in (("quantum-ess", "activate"), ("/usr/lib/quantum-ess/halt", "--raise")):
         host.sh(ARRANGED[access])
+        host.run("systemctl", "stop", *watchers)
         host.run(*STRACE, *command)
         started = [line for line in before_the_kills(host) if START.match(line)]
         assert len(started) == 1, started  # itself
@@ -44,6 +46,7 @@ def test_the_kill_comes_before_every_other_program(trading: Trading, access: str
         ess("deactivate")
         wait_until(lambda: sorted(trading.alive()) == sorted(FOUR), 30, "trading")
 
+    host.run("systemctl", "stop", *watchers)
     host.run("systemctl", "start", "quantum-ess-sentry")
     # The loop that kills, once it has told systemd that it is the main process: a child of another.
     main = (
