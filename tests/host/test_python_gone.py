@@ -228,6 +228,10 @@ def test_a_python_that_can_t_start(trading: Trading) -> None:
         " files; activate works without\n"
     )
     assert ess("status", "--quiet", check=False).returncode == 0
+    # And the shell's library ends early, as one that can't be read on.
+    host.sh("cd /usr/lib/quantum-ess; mv strike strike.whole; head -c 1500 strike.whole >strike")
+    assert ess("status", check=False).stdout == ACTIVE + "\n"
+    host.run("mv", "/usr/lib/quantum-ess/strike.whole", "/usr/lib/quantum-ess/strike")
     host.run("mv", "/usr/away", codecs)
     ess("deactivate")
     trading.all_running()
