@@ -12,7 +12,26 @@ from remains import cgroup_roots
 
 OVERSUBSCRIBED = 8  # busy processes for each processor
 MEMORY = 192 << 20  # bytes for a whole host
-HOG = "x = []\nwhile True: x.append(bytearray(1 << 20))"
+# Half of it stays taken; two at a time take the rest, to be killed first and begun anew. One that
+# takes all, as a new Python each time, takes so long that a whole stop has memory enough.
+HOG = f"""
+import os
+def may_be_killed(score):
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(score)
+def take():
+    if os.fork() == 0:
+        may_be_killed("1000")
+        while True:
+            held.append(bytearray(1 << 20))
+may_be_killed("500")
+held = [bytearray({MEMORY // 2})]
+take()
+while True:
+    take()
+    os.wait()
+    print("killed", flush=True)
+"""
 
 
 class Confined:
@@ -54,7 +73,7 @@ def _out_of_memory(host: Host) -> Iterator[None]:
         return next(int(row.split()[1]) for row in rows if row.startswith("max "))
 
     memory.write("memory.limit_in_bytes", "memory.max", str(MEMORY))
-    loop = f"while :; do python3 -c '{HOG}' || echo killed; done 2>/dev/null"
+    loop = f"while :; do python3 -c '{HOG}'; done 2>/dev/null"
     with meanwhile(loop, until="killed")(host):
         before = refusals()
         yield

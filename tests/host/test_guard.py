@@ -309,7 +309,7 @@ def test_its_death_is_noticed_and_touches_nothing(trading: Trading) -> None:
     (full,) = (fault for fault in PRESSURE_FAULTS if fault.name == "out of memory")
     with full.made(host):
         pull = trading.pull("flag")
-        trading.assert_stopped(pull.time)
+        trading.assert_stopped(pull.time, watch=1)
     wait_until(lambda: guard.ess.status()["guard"]["state"] == "running", SOON, "a living guard")
     guard.ess.wait_complete()
     guard.ess("deactivate")
