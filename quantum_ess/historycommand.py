@@ -163,7 +163,7 @@ def show_log(group: Group, follow: bool, count: int) -> int:
         lines = str(count)
         if follow and not _in_the_journal():
             lines = "all"  # with a number, journalctl passes over entries until it has shown one
-        command = ["journalctl", "-t", "quantum-ess", "-n", lines]
+        command = ["journalctl", "-t", "quantum-ess", trail.OURS, "-n", lines]
         os.execvp(command[0], command + (["-f"] if follow else []))
     why = "journald has not all of it yet" if listens else "journald does not listen"
     print(f"quantum-ess: {why}: this is the history", file=sys.stderr)
@@ -185,7 +185,7 @@ def show_log(group: Group, follow: bool, count: int) -> int:
 
 def _in_the_journal() -> bool:
     """Whether the journal has an entry of the trail since the boot: --follow implies --boot."""
-    command = ("journalctl", "-q", "-b", "-t", "quantum-ess", "-n", "1", "-o", "cat")
+    command = ("journalctl", "-qb", "-t", "quantum-ess", trail.OURS, "-n", "1", "-o", "cat")
     return bool(process.run(*command, seconds=10).out)
 
 

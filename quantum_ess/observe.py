@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 
-from quantum_ess import cgroup, process
+from quantum_ess import cgroup, process, trail
 from quantum_ess.plan import Plan
 from quantum_ess.systemd import Manager, Refused
 
@@ -119,7 +119,7 @@ def entries(identifier: str, incident: str, since: float) -> list[dict[str, str]
 
     since: epoch seconds. Nothing is asked of journald itself, which may hang.
     """
-    match = [f"ESS_INCIDENT={incident}"] if incident else []
+    match = [trail.OURS, *([f"ESS_INCIDENT={incident}"] if incident else [])]
     options = ["-t", identifier, f"--since=@{int(since) - 1}", "-o", "json", "--all", "--no-pager"]
     done = process.run("journalctl", "--quiet", *options, *match, seconds=5)
     found = []

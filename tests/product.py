@@ -52,7 +52,7 @@ class Ess:
 
     def events(self, *match: str) -> list[Event]:
         """Audit entries of the host, oldest first: the journal's fields."""
-        wanted = ("--identifier=quantum-ess", "--output=json", "--all", *match)
+        wanted = ("--identifier=quantum-ess", "_UID=0", "--output=json", "--all", *match)
         entries = [json.loads(line) for line in self.host.journal(*wanted).splitlines()]
         return [entry for entry in entries if "ESS_EVENT" in entry]
 

@@ -112,6 +112,25 @@ def market(trading: Trading) -> Trading:
     return trading
 
 
+def test_a_trail_that_somebody_else_has_written(trading: Trading) -> None:
+    """Everybody may write to the journal: `log` and `proof` go by whose entry it is."""
+    host, ess = trading.host, Ess(trading.host)
+    host.sh(f"useradd {STRANGER}")
+    ess("activate")
+    ess.wait_complete()
+    incident = ess.status()["incident"]
+    forged = "SYSLOG_IDENTIFIER=quantum-ess\nMESSAGE=[ESS AUDIT] forged\nESS_EVENT=complete"
+    script = f"printf '{forged}\nESS_INCIDENT={incident}\n_UID=0\n' | logger --journald"
+    assert as_member(host, script, STRANGER) == DONE
+    assert "forged" in host.journal("-t", "quantum-ess"), "nothing to see through"
+    shown = ess("log").stdout
+    assert "ESS ACTIVATED" in shown and "forged" not in shown
+    entries = f"observe.entries('quantum-ess', '{incident}', 1)"
+    script = f"from quantum_ess import observe\nprint([e['MESSAGE'] for e in {entries}])"
+    read = host.run("python3", "-c", script).stdout
+    assert "ESS ACTIVATED" in read and "forged" not in read
+
+
 def test_members_may_stop_and_nothing_else(market: Trading) -> None:
     host, ess, kept = market.host, Ess(market.host), market.kept_pids()
     secret = host.sh(f"stat -c '%a %u %Z' {SECRET}; cat {SECRET}")
