@@ -65,6 +65,7 @@ class Release:
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
         self.started: list[dict[str, object]] = []
         self.early = False
+        self.opened = False
         self._look()
 
     def _look(self) -> None:
@@ -217,6 +218,7 @@ class Release:
                     else:
                         record.remove(self._under_way)
                 raise Superseded
+            self.opened = True
             # Whoever still accounts for this incident finds here that it is over.
             record.store(self.group.released, {**self.record, "incident": self.incident})
             record.remove(self.group.record)
@@ -320,6 +322,8 @@ class Release:
             if not os.path.lexists(self.group.record) and self.record:
                 record.store(self.group.record, self.record)
         request = activate.Request("resume", why)
+        if self.early and not self.opened and os.path.lexists(self.group.flag):
+            request = activate.Request("flag")  # it is somebody else's, who is not on record yet
         outcome = activate.activate(self.group, request)
         account.settle(self.group, request, outcome)
         self.trail.log("release-failed", f"ESS DEACTIVATION FAILED: {why}", unit=unit)

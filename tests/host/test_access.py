@@ -4,7 +4,7 @@ import pytest
 
 from host import Host
 from kinds import FOUR
-from product import ACTIVE, DONE, INACTIVE, NOT_PERMITTED, RECORD, Ess
+from product import ACTIVE, DONE, INACTIVE, NOT_PERMITTED, NOT_VERIFIED, RECORD, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, wait_until
 
@@ -224,6 +224,22 @@ def test_a_member_with_hardly_any_means(market: Trading) -> None:
             hold(lambda: market.states() != before, 0.3, f"changed, but {status}: {script}")  # noqa: B023
         outcomes.append((script, status))
     assert [status for _, status in outcomes].count(DONE) > 1, outcomes
+
+
+@pytest.mark.parametrize("lost", ["/usr/bin/python3", "/usr/lib/python3.*/encodings"])
+def test_a_member_without_python(market: Trading, lost: str) -> None:
+    host, ess = market.host, Ess(market.host)
+    (name,) = host.sh(f"readlink -m {lost}").split()
+    host.run("mv", name, "/usr/away")
+    done = host.run("quantum-ess", "activate", user=MEMBER, check=False)
+    assert (done.returncode, done.stdout) == (NOT_VERIFIED, ""), done
+    first, second = done.stderr.splitlines()
+    assert first.startswith("quantum-ess: the controller failed (status ") and "is set" in second
+    wait_until(lambda: not market.remaining(), 2, "the end")
+    host.run("mv", "/usr/away", name)
+    stopped(market)
+    assert ess.status()["actor"]["user"] == MEMBER
+    resume(market)
 
 
 def test_a_member_by_a_further_group(market: Trading) -> None:

@@ -316,6 +316,23 @@ def test_a_release_before_the_stop_is_on_record(trading: Trading) -> None:
     trading.all_running()
 
 
+def test_one_that_pid_1_does_not_answer_is_not_who_activated(trading: Trading) -> None:
+    """The stop is not on record yet; PID 1 hangs from before it to after the release has failed."""
+    host, ess = trading.host, Ess(trading.host)
+    with host.frozen():
+        trading.pull("flag")
+        wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
+        done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED and "PID 1 did not answer" in done.stderr, done
+    ess.wait_complete()
+    assert ess.status()["trigger"] == "flag" and not ess.status()["reason"]
+    assert [entry["ESS_TRIGGER"] for entry in ess.named("activated")] == ["flag"]
+    (failed,) = ess.named("release-failed")
+    assert failed["ESS_INCIDENT"] == ess.status()["incident"]
+    ess("deactivate")
+    trading.all_running()
+
+
 def test_the_same_after_one_that_gave_way(trading: Trading) -> None:
     """What that was going to start is not all that ran by now, and its incident is over."""
     host = trading.host

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from kinds import FOUR, KEPT, REDIS
-from product import ACTIVE, DONE, INACTIVE, IS_INACTIVE, ISO_TIME, WATCH, Ess
+from product import ACTIVE, DONE, FAILED, INACTIVE, IS_INACTIVE, ISO_TIME, WATCH, Ess
 from trading import FLAG, WAYS, Trading
 from waiting import wait_until
 
@@ -58,6 +58,17 @@ def test_no_arguments_print_status(trading: Trading) -> None:
     assert ess().stdout == ess("status").stdout
     ess("activate")
     assert ess().stdout.splitlines()[0] == ACTIVE
+
+
+def test_output_that_can_t_be_written(trading: Trading) -> None:
+    """It is no damage to the product, and is said once."""
+    told = {
+        "quantum-ess status >/dev/full": "quantum-ess: output: No space left on device\n",
+        "trap '' PIPE; quantum-ess status | true; exit 1": "",
+    }
+    for script, said in told.items():
+        done = trading.host.run("sh", "-c", script, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (FAILED, "", said), script
 
 
 def test_json(trading: Trading) -> None:

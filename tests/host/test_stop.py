@@ -89,7 +89,7 @@ def test_only_root_may(trading: Trading) -> None:
 
 
 def test_usage(trading: Trading) -> None:
-    for argv in (["activat"], ["activate", "--no"], ["status", "x"], ["--x"]):
+    for argv in (["activat"], ["activate", "--no"], ["status", "x"], ["--x"], [""]):
         done = Ess(trading.host)(*argv, check=False)
         assert done.returncode == USAGE
         assert "usage" in done.stderr
