@@ -9,7 +9,7 @@ from typing import Any
 from quantum_ess.guard.data import Content, Problem, age, number
 from quantum_ess.guard.evaluate import Reading
 from quantum_ess.guard.rules import Rule, Rules
-from quantum_ess.redisclient import Client, Refused
+from quantum_ess.redisclient import Client, Refused, Unavailable
 
 LONGEST = 1 << 20  # bytes of a string that are read
 Readings = list[tuple[str, Reading]]
@@ -59,7 +59,7 @@ class Reader:
             new = [key for key in left if key not in self._kinds]
             kinds = self.client.ask(*(("TYPE", key) for key in new)) if new else []
             for key, kind in zip(new, kinds, strict=True):
-                self._kinds[key] = kind.decode() if isinstance(kind, bytes) else f"secret: {kind}"
+                self._kinds[key] = text_of(kind) if isinstance(kind, bytes) else f"secret: {kind}"
             replies = self.client.ask(*map(self._command, left)) if left else []
             for key, reply in zip(left, replies, strict=True):
                 content = self._content(key, reply)
@@ -87,6 +87,8 @@ class Reader:
         if isinstance(reply, Refused):
             return None if str(reply).startswith("WRONGTYPE") else Content(f"secret: {reply}")
         if isinstance(reply, list):
+            if len(reply) != len(fields):
+                raise Unavailable("an answer to another question")
             held = {f: text_of(v) for f, v in zip(fields, reply, strict=True) if v is not None}
             return Content("hash", held) if held else self._maybe_gone(key)
         if kind == "string":
@@ -97,7 +99,7 @@ class Reader:
     def _maybe_gone(self, key: str) -> Content | None:
         """A hash without the fields, or an empty string: both may be there all the same."""
         (kind,) = self.client.ask(("TYPE", key))
-        if not isinstance(kind, bytes) or kind.decode() != self._kinds[key]:
+        if not isinstance(kind, bytes) or text_of(kind) != self._kinds[key]:
             return None
         return Content(self._kinds[key])
 

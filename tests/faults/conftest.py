@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("smoke"):
             item.add_marker(pytest.mark.long)
-        if OVERLOAD.name in item.nodeid or item.path.name == "test_distribution.py":
+        if OVERLOAD.name in item.nodeid:
             item.add_marker(pytest.mark.alone)
 
 

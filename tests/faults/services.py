@@ -1,6 +1,7 @@
 """Faults of services: the bus, PID 1, journald, the sentry, Redis."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 
@@ -51,6 +52,19 @@ def _loop(host: Host, verb: str) -> Iterator[None]:
     with meanwhile(line, until="done")(host):
         yield
     wait_until(lambda: host.run("systemctl", "is-system-running", check=False).stdout, 20, "PID 1")
+
+
+@contextlib.contextmanager
+def _as_the_flag_appears(host: Host, verb: str) -> Iterator[None]:
+    """`systemctl VERB` that has begun when the trigger is pulled, and is at it under the flag."""
+    ended = f"/var/tmp/{verb}"
+    # systemctl does not wait for the new PID 1, but it is heard by no other.
+    script = f"echo begun; systemctl {verb}; systemctl show -p Version; date +%s.%N >{ended}"
+    with meanwhile(f"({script}) 2>/dev/null", until="begun")(host):
+        yield
+        wait_until(lambda: host.exists(ended) and host.read_file(ended), 20, f"an end of {verb}")
+    flag = float(host.run("stat", "-c", "%.9Y", FLAG).stdout)
+    assert flag < float(host.read_file(ended)), f"the {verb} was over before the flag was there"
 
 
 PID1_HUNG = Fault(
@@ -107,6 +121,17 @@ MID_STOP = tuple(
     )
     for delay in (0, 0.01, 0.05)
 )
+AS_THE_FLAG_APPEARS = tuple(
+    Fault(
+        f"{verb} as the flag appears",
+        functools.partial(_as_the_flag_appears, verb=verb),
+        impossible={UNIT: "PID 1 begins with it only after that"},
+        statuses=(DONE, INCOMPLETE),
+        starts=False,
+        smoke=(COMMAND,) if verb == "daemon-reload" else (),
+    )
+    for verb in ("daemon-reload", "daemon-reexec")
+)
 PID1_FAULTS = (
     PID1_HUNG,
     *MID_STOP,
@@ -123,6 +148,7 @@ PID1_FAULTS = (
         statuses=(DONE, INCOMPLETE),
         starts=False,
     ),
+    *AS_THE_FLAG_APPEARS,
 )
 
 # journald

@@ -38,7 +38,7 @@ def own(module: str) -> Made:
 
 OWN = tuple(
     "activate cgroup plan latch group errors __main__ __init__ cli progress"  # before the stop ends
-    " account record stage trail history outbox refresh marker worker actor systemd".split()
+    " account record stage trail events history outbox refresh marker worker actor systemd".split()
 )
 
 SOFTWARE_FAULTS = (

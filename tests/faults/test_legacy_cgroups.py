@@ -15,8 +15,10 @@ from faults.pressure import OVERLOAD
 from faults.services import BUS_HUNG, JOURNALD_HUNG, PID1_HUNG, SENTRY_STOPPED
 from faults.software import PYTHON_MISSING
 from host import Host
-from kinds import ROUNDS
+from kinds import FOUR, KEPT, ROUNDS
+from product import ACTIVE, INACTIVE, Ess
 from trading import WAYS, Trading
+from waiting import hold, now_ns
 
 FAULTS: tuple[tuple[Fault, ...], ...] = (
     (),
@@ -116,3 +118,25 @@ def test_every_kind_with_cgroup_v1(
     trading.assert_inactive()
     life = max(0, trading.last_sign_of_life() - pull.time) / 1e6
     table.add(f"{kind_of_host}, every kind of service", "command", Measured(life, pull.status))
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.smoke if way == COMMAND else ()) for way in WAYS]
+)
+def test_held_over_a_boot_and_released(legacy_host: Host, way: str) -> None:
+    host, trading = legacy_host, Trading(legacy_host, ROUNDS[0])
+    ess = Ess(host)
+    host.run("systemctl", "enable", *trading.kinds, *KEPT)
+    trading.start()
+    pull = trading.pull(way)
+    trading.assert_stopped(pull.time)
+    ess.wait_complete()
+    cut = now_ns()
+    host.power_cut()
+    assert ess.first_line() == ACTIVE
+    kept = trading.kept_pids()
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    hold(lambda: trading.born_after(cut), 0.4, "ran while latched")
+    assert ess("deactivate").stdout.splitlines()[-1] == INACTIVE
+    trading.all_running()
+    assert trading.kept_pids() == kept

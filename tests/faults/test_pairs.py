@@ -15,6 +15,7 @@ from faults.files import (
 from faults.matrix import stop
 from faults.pressure import OVERLOAD
 from faults.services import (
+    AS_THE_FLAG_APPEARS,
     BUS_HUNG,
     JOURNAL_FULL,
     JOURNALD_HUNG,
@@ -55,6 +56,7 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     ((JOURNALD_HUNG, VAR_FULL), ALL_WAYS),
     ((JOURNAL_FULL, VAR_FULL), ALL_WAYS),
     ((SENTRY_STOPPED, MID_STOP[0]), (COMMAND,)),
+    *(((SENTRY_STOPPED, busy), (COMMAND, TOUCH)) for busy in AS_THE_FLAG_APPEARS),
     ((JOURNALD_HUNG, MID_STOP[1]), ALL_WAYS),
     ((JOURNALD_HUNG, BUS_HUNG, REDIS_HUNG, CONFIG_GARBAGE), ALL_WAYS),
 )

@@ -1,4 +1,4 @@
-"""The order of the stop path, by strace: nothing is started before the kill, so nothing can hang.
+"""The order of the stop path, by strace: nothing is started or waited for before the kill.
 
 A fork may be refused, and a program may be on a disk that does not answer.
 """
@@ -14,9 +14,14 @@ from trading import FLAG, Trading
 from waiting import wait_until
 
 TRACE = "/run/trace"
-STRACE = ("strace", "-f", "-y", "-qq", "-o", TRACE, "-e", "trace=%process,read,write")
+# What may wait for somebody else, or for a disk.
+WAITING = (
+    "connect,sendto,sendmsg,flock,fsync,fdatasync,poll,ppoll,pselect6,epoll_wait,futex,nanosleep"
+)
+STRACE = ("strace", "-f", "-y", "-qq", "-o", TRACE, "-e", f"trace=%process,read,write,{WAITING}")
 KILL = re.compile(r"write\(.*/cgroup\.kill>")
 START = re.compile(r"^\d+ +(?:clone3?|v?fork|execve)\(")
+WAIT = re.compile(rf"^\d+ +(?:{WAITING.replace(',', '|')})\(")
 ARRANGED = {"": "true", "stop group": "chmod 1775 /run/quantum"}  # as libexec/access leaves it
 
 
@@ -40,8 +45,10 @@ def test_the_kill_comes_before_every_other_program(trading: Trading, access: str
         host.sh(ARRANGED[access])
         host.run("systemctl", "stop", *watchers)
         host.run(*STRACE, *command)
-        started = [line for line in before_the_kills(host) if START.match(line)]
+        before = before_the_kills(host)
+        started = [line for line in before if START.match(line)]
         assert len(started) == 1, started  # itself
+        assert not [line for line in before if WAIT.match(line)], before
         assert ess.latched()
         ess("deactivate")
         wait_until(lambda: sorted(trading.alive()) == sorted(FOUR), 30, "trading")
@@ -62,4 +69,6 @@ def test_the_kill_comes_before_every_other_program(trading: Trading, access: str
     with_pid.communicate(timeout=30)
     lines = before_the_kills(host)
     heard = max(number for number, line in enumerate(lines) if " read(0<" in line)
-    assert not [line for line in lines[heard:] if START.match(line)], lines[heard:]
+    assert not [line for line in lines[heard:] if START.match(line) or WAIT.match(line)], lines[
+        heard:
+    ]

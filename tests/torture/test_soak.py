@@ -71,6 +71,7 @@ class Soak:
         self.since = 0  # when the latch was shut, ns
         self.incident = ""
         self.incidents: set[str] = set()
+        self.assaulted: set[str] = set()  # those in which one of ours was killed while at work
         self.running = set(FOUR)  # now, or before the activation
         self.kept = ""
         self.counts: Counter[str] = Counter()
@@ -204,6 +205,7 @@ class Soak:
         else:
             self.host.run("systemctl", "kill", "-s", "KILL", victim, check=False)
         process.communicate(timeout=60)
+        self.assaulted |= {self.incident, "the next"}
 
     def shut(self, moment: int) -> None:
         """The model is latched, since that moment if it was not before."""
@@ -263,7 +265,20 @@ class Soak:
             self.counts["incidents"] += incident not in self.incidents
             self.incident = incident
             self.incidents.add(incident)
+            if "the next" in self.assaulted:
+                self.assaulted.add(incident)
+        self.assaulted.discard("the next")
         assert incident == self.incident, f"{self.incident} became {incident}"
+
+    def check_trail(self) -> None:
+        """Of each incident that was seen its beginning and its end, once, unless somebody died."""
+        told = Counter((str(e.get("ESS_INCIDENT", "")), e["ESS_EVENT"]) for e in self.ess.events())
+        for incident in self.incidents - self.assaulted:
+            counts = [told[incident, event] for event in ("initiated", "latched", "complete")]
+            assert counts == [1, 1, 1], f"trail of {incident}: {counts}"
+            self.counts["trails"] += 1
+        lost = {incident for incident in self.incidents if not told[incident, "complete"]}
+        assert not lost, f"no trail of {lost}"
 
     # The soak
 
@@ -316,5 +331,6 @@ def test_soak(make_host: HostMaker, number: int, count: Callable[[str], None]) -
             if step % 500 == 0:
                 said = f"{soak.host.release} SEED={soak.seed}: {step} steps"
                 print(said, file=sys.stderr, flush=True)
+        soak.check_trail()
     counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.counts.items()))
     count(f"{soak.host.release} SEED={soak.seed}: {STEPS} steps, {counts}, 0 violations")

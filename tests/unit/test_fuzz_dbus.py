@@ -131,6 +131,9 @@ CALLS: dict[str, Callable[[Manager], object]] = {
     "start": lambda manager: manager.start("a.service"),
     "load": lambda manager: manager.load("a.service"),
     "get": lambda manager: manager.get("/x", "Unit", "Id"),
+    "get_all": lambda manager: manager.get_all("/x", "Unit"),
+    "restart": lambda manager: manager.restart("a.service"),
+    "reset_failed": lambda manager: manager.reset_failed("a.service"),
     "covered": lambda manager: systemd.covered(manager, plan.Plan(plan.BUILT_IN, "")),
     "push": lambda manager: activate.push(manager, plan.Plan(plan.BUILT_IN, "")),
 }

@@ -20,7 +20,7 @@ from quantum_ess.guard.condition import Limit, parse_limit
 from quantum_ess.guard.data import Content, Problem, age, number
 from quantum_ess.guard.evaluate import Reading
 from quantum_ess.guard.keyreader import Reader, reading
-from quantum_ess.redisclient import Client
+from quantum_ess.redisclient import Client, Refused, Unavailable
 from replay import BEGAN, CONDITIONS, CRASH, GAP, STEP, TICK, day, expected
 
 REDIS = "redis = k\n"
@@ -125,7 +125,7 @@ def test_off_by_default_and_what_comes_of_the_guards_section(files: Files) -> No
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
-def test_damaged_rules_are_a_value_error(text: str) -> None:
+def test_rules_of_any_bytes(text: str) -> None:
     for content in (text, json.dumps({"version": 1, "poll": text, "rules": [text]})):
         with pytest.raises(ValueError):
             rules.parse(content)
@@ -241,3 +241,54 @@ def test_a_write_counts_once(files: Files) -> None:
     client.value = b"8"
     assert fresh(True)
     assert not fresh(False)
+
+
+class Lying(Client):
+    """A connection to somebody who answers each question with anything."""
+
+    def __init__(self) -> None:
+        self.answers: list[object] = []
+
+    def ask(self, *commands: tuple[str | bytes | int, ...]) -> list[object]:
+        return [self.answers.pop(0) if self.answers else b"none" for _ in commands]
+
+
+replies = st.recursive(
+    st.sampled_from([b"none", b"hash", b"string", b"list", b"stream"])
+    | st.none()
+    | st.integers()
+    | st.binary(max_size=12)
+    | st.sampled_from([Refused("WRONGTYPE x"), Refused("BUSY x"), b"1e999", b"[" * 20_000]),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def test_replies_of_any_bytes(files: Files) -> None:
+    """Whatever a Redis says: of each rule a reading, that has a value or a problem, or an error."""
+    conditions = (
+        *("[condition a]\nredis = k\nlimit = > 1\n", "[condition b]\nredis = k\nfield = f.g"),
+        *("\nlimit = > 1\n", "[condition c]\nredis = k\nmeasure = age\nlimit = > 5min\n"),
+        *("[condition d]\nredis = k\nfield = f\ntimestamp = t\nmax_age = 9s\nlimit = > 1\n",),
+        "[condition e]\nredis = k\nmeasure = missing\nfor = 2s\n",
+    )
+    made = rules.of(files.load("".join(conditions)))
+    wanted = {watched.name for watched in made.rules if watched.redis}
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(replies, max_size=9))
+    def check(answers: list[object]) -> None:
+        client = Lying()
+        reader = Reader(made, client)
+        client.answers = answers
+        for _ in range(2):
+            try:
+                found = dict(reader.read(["k"]))
+            except Unavailable:
+                continue
+            assert set(found) == wanted
+            for each in found.values():
+                assert each.problem or each.value is not None
+                assert each.value is None or math.isfinite(each.value)
+
+    check()
