@@ -155,9 +155,10 @@ def activate(
     """Stop, print what came of it, account for it. Raises NotPermitted, NotVerified, Incomplete."""
     if os.geteuid() != 0 and trigger == "command":
         from quantum_ess import ask
+        from quantum_ess.progress import Progress
 
         ask.activate(group)
-        print("ESS Status: ACTIVE")
+        Progress().line("ESS Status: ACTIVE")  # that nobody reads it is no failure of the stop
         return 0
     need_root("activate")
     from quantum_ess import activate as stop

@@ -322,8 +322,8 @@ class Release:
             if not os.path.lexists(self.group.record) and self.record:
                 record.store(self.group.record, self.record)
         request = activate.Request("resume", why)
-        if self.early and not self.opened and os.path.lexists(self.group.flag):
-            request = activate.Request("flag")  # it is somebody else's, who is not on record yet
+        if not self.opened and os.path.lexists(self.group.flag):
+            request = activate.Request("flag")  # somebody else's, who may not be on record yet
         outcome = activate.activate(self.group, request)
         account.settle(self.group, request, outcome)
         self.trail.log("release-failed", f"ESS DEACTIVATION FAILED: {why}", unit=unit)

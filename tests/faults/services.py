@@ -59,8 +59,9 @@ def _as_the_flag_appears(host: Host, verb: str) -> Iterator[None]:
     """`systemctl VERB` that has begun when the trigger is pulled, and is at it under the flag."""
     ended = f"/var/tmp/{verb}"
     # systemctl does not wait for the new PID 1, but it is heard by no other.
-    script = f"echo begun; systemctl {verb}; systemctl show -p Version; date +%s.%N >{ended}"
-    with meanwhile(f"({script}) 2>/dev/null", until="begun")(host):
+    answers = "until systemctl show -p Version; do :; done"
+    script = f"exec 2>/dev/null; echo begun; systemctl {verb}; {answers}; date +%s.%N >{ended}"
+    with meanwhile(script, until="begun")(host):
         yield
         wait_until(lambda: host.exists(ended) and host.read_file(ended), 20, f"an end of {verb}")
     flag = float(host.run("stat", "-c", "%.9Y", FLAG).stdout)

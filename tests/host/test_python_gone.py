@@ -182,7 +182,7 @@ def test_a_gate_slower_than_the_kill_of_a_shell_alone(host: Host) -> None:
 def test_a_grace_that_a_shell_alone_gives(host: Host) -> None:
     """It ends when it is over, and not at the next of ever rarer blows."""
     trading = Trading(host, {FOUR[0]: "ignores-sigterm"})
-    Ess(host).configure(f"[unit {FOUR[0]}]\nstop_category = 1\ngrace = 600ms\n")
+    Ess(host).configure(f"[unit {FOUR[0]}]\nstop_category = 1\ngrace = 1100ms\n")
     trading.start()
     host.run("systemctl", "stop", "quantum-ess-sentry", *WATCHERS)
     fails = ("-e", "inject=clone,clone3,vfork:error=EAGAIN")
@@ -191,7 +191,7 @@ def test_a_grace_that_a_shell_alone_gives(host: Host) -> None:
     assert "stopped by the shell alone" in done.stderr and "NOT STOPPED" not in done.stderr, done
     began = int(host.read_file("/run/quantum-ess/began").split()[0]) / 1e3
     grace = trading.last_sign_of_life() / 1e9 - began
-    assert 0.55 < grace < 1.0, grace
+    assert 0.95 < grace < 1.45, grace
 
 
 def test_what_its_operator_stopped_is_no_work_of_halt(trading: Trading) -> None:

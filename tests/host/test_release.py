@@ -333,6 +333,19 @@ def test_one_that_pid_1_does_not_answer_is_not_who_activated(trading: Trading) -
     trading.all_running()
 
 
+def test_the_same_with_half_a_record(trading: Trading) -> None:
+    """Halt has written what ran, without who and how long; PID 1 hangs before the rest."""
+    host, ess = trading.host, Ess(trading.host)
+    nobody_accounts(host)
+    host.run("touch", FLAG)
+    host.run("/usr/lib/quantum-ess/halt")
+    assert "stop_ms" not in host.read_file(RECORD)
+    with host.frozen():
+        done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED and "PID 1 did not answer" in done.stderr, done
+    assert ess.status()["trigger"] == "flag"
+
+
 def test_the_same_after_one_that_gave_way(trading: Trading) -> None:
     """What that was going to start is not all that ran by now, and its incident is over."""
     host = trading.host

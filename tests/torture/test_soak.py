@@ -272,7 +272,8 @@ class Soak:
 
     def check_trail(self) -> None:
         """Of each incident that was seen its beginning and its end, once, unless somebody died."""
-        told = Counter((str(e.get("ESS_INCIDENT", "")), e["ESS_EVENT"]) for e in self.ess.events())
+        events = self.ess.events("--output-fields=ESS_INCIDENT,ESS_EVENT")
+        told = Counter((str(e.get("ESS_INCIDENT", "")), e["ESS_EVENT"]) for e in events)
         for incident in self.incidents - self.assaulted:
             counts = [told[incident, event] for event in ("initiated", "latched", "complete")]
             assert counts == [1, 1, 1], f"trail of {incident}: {counts}"
