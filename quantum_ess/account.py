@@ -27,7 +27,9 @@ CLAIM_SECONDS = 3.0  # for who set the flag to account for it
 CLAIMANTS = ("quantum-ess", "halt")  # of libexec
 MARGIN = 0.02  # seconds; the grain of the clocks that the witnesses note the time by
 AMISS = 5.0  # seconds that the flag's own time may be late, by activations that repeat it
+FINISH_SECONDS = 1.0  # the same, for a release, which is to be quick
 ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
+HEAD = ("since", "epoch", *ABOUT, "stop_ms")
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
 LONGEST_REASON = 200  # characters of it in a line of the trail; the field has them all
 LATE = 10.0  # seconds from a kill until a flag that PID 1 sees: the watch's period, twice
@@ -72,6 +74,8 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         if account.first:
             _log_stop(trail, outcome, account)
         if account.first or reached == stage.STOPPED:
+            _remember_stop(outcome, account, group)
+            _mark_redis(trail, outcome, account)
             _complete(trail, outcome, account)
         elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
             _log_repeated(trail, request, account)
@@ -89,7 +93,9 @@ def _released(group: Group, outcome: Outcome, incident: str) -> bool:
     if latch.inode(group) is not None:
         return False
     if outcome.flag.inode is not None:
-        return bool((record.load(group.released) or {}).get("incident") == incident)
+        released = record.load(group.released) or {}
+        known = (released.get("incident"), released.get("flag"))
+        return incident in known or latch.incident(outcome.flag.inode) in known
     return record.under_way(group)
 
 
@@ -106,17 +112,58 @@ def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
     _reached(trail.group, account, stage.STOPPED)
 
 
-def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
-    about = {key: account.record.get(key) for key in ("since", "epoch", *ABOUT, "stop_ms")}
+def finish(group: Group, incident: str) -> None:
+    """Write a trail to its end from the record, before a release, if nobody else does any more.
+
+    Whoever was at it was killed. What lives is seen now; Redis is told by the release.
+    """
+    from quantum_ess import activate, cgroup, plan
+
+    with record.lock(group.lock, FINISH_SECONDS) as locked:
+        known = record.load(group.record)
+        reached = stage.of(group, incident)
+        if not locked or not known or reached == stage.COMPLETE:
+            return
+        last = incident.rpartition("-")[2]
+        number = int(last) if last.isdecimal() else None
+        outcome = activate.Outcome(latch.Flag(number, False), activate.Strike(plan.read(group)))
+        found = cgroup.find(outcome.strike.plan)
+        outcome.living = sorted({each.unit for each in found if cgroup.populated(each.path)})
+        account = Account()
+        account.incident, account.record = incident, known
+        if "stop_ms" in known:
+            outcome.seconds = known["stop_ms"] / 1000
+        else:  # by `halt`, which does not say who it was
+            claim = _claim(group, outcome)
+            account.record = {**known, **{key: claim[key] for key in ABOUT if key in claim}}
+            began = latch.epoch(known["since"]) if "since" in known else time.time()
+            outcome.seconds = max(0.0, time.time() - float(known.get("epoch", began)))
+        trail = Trail(group, incident, account.record)
+        if not reached:
+            _log_stop(trail, outcome, account)
+        _remember_stop(outcome, account, group)
+        _complete(trail, outcome, account)
+
+
+def _remember_stop(outcome: Outcome, account: Account, group: Group) -> None:
+    about = {key: account.record.get(key) for key in HEAD}
     facts = {"stopped": account.record.get("running"), "living": outcome.living or None, **about}
-    remember(trail.group, account, "activated", facts, once=True)
-    about["actor"] = actor.describe(account.record.get("actor") or {})
-    job = {"incident": account.incident, "units": facts["stopped"], "living": outcome.living}
+    remember(group, account, "activated", facts, once=True)
+
+
+def _mark_redis(trail: Trail, outcome: Outcome, account: Account) -> None:
     since, epoch = str(account.record["since"]), float(account.record["epoch"])
     want = (trail.group, since, epoch, account.incident, str(account.record.get("reason", "")))
     if not account.over:
         _try(account, "marker", lambda: marker.want(*want))
     tell_redis(trail, outcome.strike.plan, account)
+
+
+def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
+    about = {key: account.record.get(key) for key in HEAD}
+    about["actor"] = actor.describe(account.record.get("actor") or {})
+    units = account.record.get("running")
+    job = {"incident": account.incident, "units": units, "living": outcome.living}
     trail.log("activated", _headline(about))
     usec = int(1e6 * outcome.seconds)
     if outcome.verified:
@@ -222,6 +269,9 @@ def _record(
             ours["running"] = running
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
+    if existing and request.trigger == "resume" and existing.get("trigger"):
+        # A release that fails latches anew, but it is no other incident.
+        first |= {"reason": "", **{key: existing[key] for key in ABOUT if key in existing}}
     return {**(existing or {}), **ours, **first}
 
 

@@ -186,6 +186,13 @@ def incident(number: int | None) -> str:
         return f"{file.read(8)}-{number or f't{int(time.time())}'}"
 
 
+def epoch(text: str) -> int:
+    """That time in epoch seconds. Raises ValueError for what `now` does not write."""
+    import calendar
+
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+
+
 def since(group: Group) -> tuple[str, float]:
     """When the flag was set: ISO-8601 and epoch seconds; its content, else its mtime, else now.
 
@@ -202,9 +209,7 @@ def since(group: Group) -> tuple[str, float]:
     except OSError:
         text, mtime = "", _since_record(group)
     if is_time(text):
-        import calendar
-
-        written = calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+        written = epoch(text)
         return text, mtime if written <= mtime < written + 2 else written
     if not 0 <= mtime < 253402300800:  # touched with a year of more or less than four digits
         return now(), time.time()

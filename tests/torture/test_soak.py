@@ -273,20 +273,18 @@ class Soak:
         assert incident == self.incident, f"{self.incident} became {incident}"
 
     def check_trail(self) -> None:
-        """Of each incident that was seen its beginning and its end, once, unless somebody died."""
+        """Of each incident that was seen its beginning and its end; once, unless somebody died."""
         events = self.ess.events("--output-fields=ESS_INCIDENT,ESS_EVENT")
         told = Counter((str(e.get("ESS_INCIDENT", "")), e["ESS_EVENT"]) for e in events)
         for incident in self.incidents - self.assaulted:
             counts = [told[incident, event] for event in ("initiated", "latched", "complete")]
             assert counts == [1, 1, 1], f"trail of {incident}: {counts}"
             self.counts["trails"] += 1
-        # If who accounts for it dies and a release or a power cut follows at once, an end may be
-        # missing (docs/reliability.md): counted, with what is known of the incident.
         for incident in self.incidents & self.assaulted:
-            if not told[incident, "complete"]:
-                self.counts["trails without an end"] += 1
-                known = sorted(event for other, event in told if other == incident)
-                print(f"SEED={self.seed} {incident}: {self.seen[incident]}, {known}", flush=True)
+            known = {event: count for (other, event), count in told.items() if other == incident}
+            whole = "initiated" in known and {"complete", "incomplete"} & known.keys()
+            assert whole, f"trail of {incident} ({self.seen[incident]}): {known}"
+            self.counts["trails"] += 1
 
     # The soak
 
