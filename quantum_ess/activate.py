@@ -13,6 +13,7 @@ from quantum_ess import cgroup, latch, plan
 from quantum_ess.group import Group
 
 LIMIT = 2.0  # seconds from the trigger to the last sign of life (operations card)
+DYING = 0.02  # seconds from a kill to an empty cgroup, on a busy machine
 MANY = 64  # names; with more of them PID 1 is asked for what is not at rest instead
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,6 +204,9 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             break
         if manager is None or not manager.wait(0.01):
             time.sleep(0.005)  # nothing to wait for without PID 1
+    if outcome.living and not strike.spare:  # seen alive just now, and killed
+        time.sleep(DYING)
+        outcome.living = strike.blow()
     if problem:
         outcome.problems.append(problem)
     if manager is not None:

@@ -103,7 +103,7 @@ def _once_more(fd: int, count: int) -> bytes:
 
 def _checked(data: dict[str, Any]) -> Record:
     """Only what has the type and the range that the rest of the program relies on."""
-    texts = ("trigger", "reason", "boot_id", "invocation")
+    texts = ("trigger", "reason", "boot_id", "invocation", "flag")
     kept: Record = {key: _clean(data[key]) for key in texts if isinstance(data.get(key), str)}
     if INCIDENT.fullmatch(str(data.get("incident"))) and isinstance(data["incident"], str):
         kept["incident"] = data["incident"]

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from quantum_ess import (
     account,
@@ -90,20 +90,12 @@ class Release:
         """
         began = time.monotonic()
         try:
-            with Manager(timeout=5.0) as manager:
-                self._await_account(manager)
-                units = self._to_start(manager) if start else []
-                with record.lock(self.group.lock, account.LOCK_SECONDS):
-                    flush(self.group)
-                self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
-                self._open(manager, units)
-                self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
-                self._remember("unlatched", to_start=units)
-                for unit in units:
-                    self._start(manager, unit)
-                self._guard()
-            notes = self._clear_marker()
-            self._guard()
+            try:
+                notes = self._carry_out(start)
+            except (Unreachable, Refused) as error:
+                self._give_up(f"systemd: {error}")
+            except OSError as error:
+                self._give_up(f"{error.filename}: {error.strerror}")
         except Superseded:
             self.trail.log("release-superseded", "ESS DEACTIVATION GAVE WAY TO AN ACTIVATION")
             self._remember("release-superseded")
@@ -113,12 +105,26 @@ class Release:
                 "an activation arrived during the deactivation and won: ESS is ACTIVE",
                 hint="see who and why: quantum-ess status",
             ) from None
-        except (Unreachable, Refused) as error:
-            self._give_up(f"systemd: {error}")
-        except OSError as error:
-            self._give_up(f"{error.filename}: {error.strerror}")
         self._finish(began, notes)
         return True
+
+    def _carry_out(self, start: bool) -> list[str]:
+        """All of it, in order; notes on what is less than perfect."""
+        with Manager(timeout=5.0) as manager:
+            self._await_account(manager)
+            units = self._to_start(manager) if start else []
+            with record.lock(self.group.lock, account.LOCK_SECONDS):
+                flush(self.group)
+            self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
+            self._open(manager, units)
+            self.trail.log("unlatched", "ESS LATCH FLAG CLEARED")
+            self._remember("unlatched", to_start=units)
+            for unit in units:
+                self._start(manager, unit)
+            self._guard()
+        notes = self._clear_marker()
+        self._guard()
+        return notes
 
     def _await_account(self, manager: Manager) -> None:
         """Let the activation be put on record: to open the latch ends whoever is at it.
@@ -138,6 +144,7 @@ class Release:
                     manager.start(group.watch)
             self.progress.doing("waiting until the activation is on record")
             manager.wait(0.05)
+        account.finish(group, self.incident)
         self._look()
 
     def _clear_marker(self) -> list[str]:
@@ -208,6 +215,7 @@ class Release:
         with record.lock(self.group.lock, account.LOCK_SECONDS):
             # From here on whoever finds the latch open can tell that it is this release's doing.
             before = record.load(self._under_way)
+            number = latch.inode(self.group)
             mine = {"pid": os.getpid()}
             about = {**self.record, "incident": self.incident, "running": units}
             record.store(self._under_way, {**about, **mine})
@@ -220,7 +228,10 @@ class Release:
                 raise Superseded
             self.opened = True
             # Whoever still accounts for this incident finds here that it is over.
-            record.store(self.group.released, {**self.record, "incident": self.incident})
+            over = {**self.record, "incident": self.incident}
+            if number is not None:  # restored at a boot, or renewed, it has another than the id's
+                over["flag"] = latch.incident(number)
+            record.store(self.group.released, over)
             record.remove(self.group.record)
             record.sync_directory(self.group.state)
             group = self.group
@@ -316,9 +327,11 @@ class Release:
                 return f"still {unit.active} ({unit.sub}) after {now - began:.0f} s"
             manager.wait(pause)
 
-    def _give_up(self, why: str, unit: str = "") -> None:
-        """Latch everything again and say why. Raises NotReleased."""
-        with contextlib.suppress(OSError):
+    def _give_up(self, why: str, unit: str = "") -> NoReturn:
+        """Latch everything again and say why. Raises NotReleased; Superseded, if it is latched."""
+        with record.lock(self.group.lock, account.LOCK_SECONDS), contextlib.suppress(OSError):
+            if self.opened:
+                self._guard()  # else a stop that is not this incident's would get its record
             if not os.path.lexists(self.group.record) and self.record:
                 record.store(self.group.record, self.record)
         request = activate.Request("resume", why)

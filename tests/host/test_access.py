@@ -44,7 +44,7 @@ PLANTED = {
     "a directory": f"cd {DIRECTORY}; mkdir d; touch d/file; mv -T d {FLAG}",
     "a symlink to a file of root's": f"ln -s {SECRET} {FLAG}",
     "a symlink that dangles": f"ln -s /etc/made-by-root {FLAG}",
-    "a FIFO": f"mkfifo {FLAG}",
+    "a FIFO": f"mkfifo {FLAG}; exec timeout 20 quantum-ess activate",
     "one of two names": f"cd {DIRECTORY}; touch $$; ln $$ {FLAG}",
     "held open": f"exec 3>{FLAG}; sleep 3 & echo",
     "forged": f"printf '2001-01-01T00:00:00Z\\nreason: \\033[2Jroot did it\\n' >{FLAG}",
@@ -243,6 +243,15 @@ def test_a_member_without_python(market: Trading, lost: str) -> None:
     host.run("mv", "/usr/away", name)
     stopped(market)
     assert ess.status()["actor"]["user"] == MEMBER
+    resume(market)
+
+
+def test_a_member_may_not_begin_a_drill(market: Trading) -> None:
+    """Nor is he told of trading instead."""
+    ess = Ess(market.host)
+    ess("activate")
+    done = ess("--group=drill", "activate", user=MEMBER, check=False)
+    assert (done.returncode, done.stdout) == (NOT_PERMITTED, ""), done
     resume(market)
 
 

@@ -346,6 +346,43 @@ def test_the_same_with_half_a_record(trading: Trading) -> None:
     assert ess.status()["trigger"] == "flag"
 
 
+def test_the_same_without_the_flag(trading: Trading) -> None:
+    """It was removed; the release that fails sets another, of the same incident."""
+    host, ess = trading.host, Ess(trading.host)
+    nobody_accounts(host)
+    host.run("touch", FLAG)
+    host.run("/usr/lib/quantum-ess/halt")
+    before = ess.status()["incident"]
+    with host.frozen():
+        host.run("rm", FLAG)
+        done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED and "PID 1 did not answer" in done.stderr, done
+    after = ess.status()
+    assert (after["incident"], after["trigger"], after["reason"]) == (before, "flag", "")
+
+
+def test_an_activation_while_pid_1_does_not_answer_a_release(trading: Trading) -> None:
+    """The latch is open already, and the release is waiting for an answer: it gives way."""
+    host, ess = trading.host, Ess(trading.host)
+    ess.configure("[resume]\nsettle = 3s\n")
+    stopped(trading)
+    before = ess.status()["incident"]
+    begun = now_ns()
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: FOUR[0] in trading.born_after(begun), SOON, "the first unit")
+    with host.frozen():
+        hold(lambda: release.poll() is not None, 4.0, "it waits for PID 1")
+        trading.pull("flag")
+        _, said = release.communicate(timeout=SOON)
+    assert release.returncode == NOT_RELEASED, said
+    ess.wait_event("complete", 2)
+    assert ess.status()["incident"] != before
+    assert ess.status()["trigger"] == "flag"
+    assert not ess.named("release-failed")
+    ess("deactivate")
+    trading.all_running()
+
+
 def test_the_same_after_one_that_gave_way(trading: Trading) -> None:
     """What that was going to start is not all that ran by now, and its incident is over."""
     host = trading.host

@@ -264,6 +264,26 @@ def test_a_release_that_has_ended(group: Group) -> None:
     assert record.under_way(group), "of a version that did not say"
 
 
+def test_what_was_killed_at_the_last_moment_is_looked_at_again(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that had no time before has found them alive, and is late by then."""
+    alive = ["trade.service"]
+
+    def blow(strike: activate.Strike) -> list[str]:
+        return [alive.pop()] if alive else []
+
+    def refuse(_: float) -> None:
+        raise OSError("PID 1 does not answer")
+
+    monkeypatch.setattr(activate.Strike, "blow", blow)
+    monkeypatch.setattr(activate, "_connect", refuse)
+    strike = activate.Strike(plan.Plan(plan.BUILT_IN, ""))
+    outcome = activate.Outcome(latch.Flag(1, True), strike)
+    activate._tell_and_verify(outcome, deadline=0.0)
+    assert outcome.verified and outcome.problems
+
+
 def test_who_has_only_seen_a_flag_spares_what_a_release_starts(
     group: Group, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
