@@ -60,8 +60,11 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
         account.incident = (existing or {}).get("incident") or latch.incident(outcome.flag.inode)
         account.record = _record(group, request, outcome, existing, claim, account)
         account.over = existing is None and _released(group, outcome, account.incident)
+        if account.over and outcome.flag.inode is not None:  # by the id that it had
+            over = record.load(group.released) or {}
+            account.incident = str(over.get("incident", account.incident))
         if not account.over:
-            known = existing is not None and "stop_ms" in existing
+            known = existing is not None and {"stop_ms", "incident"} <= existing.keys()
             if not known and _try(
                 account, "record", lambda: record.store(group.record, account.record)
             ):
@@ -102,11 +105,9 @@ def _released(group: Group, outcome: Outcome, incident: str) -> bool:
 def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
     trail.log("initiated", "ESS ACTIVATION INITIATED")
     trail.log("latched", "ESS LATCH FLAG SET" if outcome.flag.inode else "ESS LATCH RECORD SET")
-    usec = int(1e6 * outcome.seconds)
     for unit in account.record.get("running", []):
         if unit not in outcome.living:
-            text = f"ESS STOPPED SERVICE: {short(unit)}"
-            trail.log("stopped", text, unit=unit, duration_usec=usec)
+            trail.log("stopped", f"ESS STOPPED SERVICE: {short(unit)}", unit=unit, **_took(outcome))
     for unit in outcome.living:
         trail.log("living", f"ESS FAILED TO STOP: {short(unit)}", unit=unit)
     _reached(trail.group, account, stage.STOPPED)
@@ -124,6 +125,8 @@ def finish(group: Group, incident: str) -> None:
         reached = stage.of(group, incident)
         if not locked or not known or reached == stage.COMPLETE:
             return
+        if known.get("incident", incident) != incident:
+            return  # another stop has come meanwhile; who carries it out accounts for it
         last = incident.rpartition("-")[2]
         number = int(last) if last.isdecimal() else None
         outcome = activate.Outcome(latch.Flag(number, False), activate.Strike(plan.read(group)))
@@ -131,17 +134,17 @@ def finish(group: Group, incident: str) -> None:
         outcome.living = sorted({each.unit for each in found if cgroup.populated(each.path)})
         account = Account()
         account.incident, account.record = incident, known
-        if "stop_ms" in known:
-            outcome.seconds = known["stop_ms"] / 1000
-        else:  # by `halt`, which does not say who it was
+        outcome.seconds = known.get("stop_ms", math.nan) / 1000
+        if "stop_ms" not in known:  # it is by `halt`, which does not say who it was
             claim = _claim(group, outcome)
             account.record = {**known, **{key: claim[key] for key in ABOUT if key in claim}}
-            began = latch.epoch(known["since"]) if "since" in known else time.time()
-            outcome.seconds = max(0.0, time.time() - float(known.get("epoch", began)))
+        since = str(known.get("since") or latch.now())
+        account.record = {"since": since, "epoch": latch.epoch(since), **account.record}
         trail = Trail(group, incident, account.record)
         if not reached:
             _log_stop(trail, outcome, account)
         _remember_stop(outcome, account, group)
+        _want_marker(group, account)  # if the release fails
         _complete(trail, outcome, account)
 
 
@@ -151,11 +154,15 @@ def _remember_stop(outcome: Outcome, account: Account, group: Group) -> None:
     remember(group, account, "activated", facts, once=True)
 
 
-def _mark_redis(trail: Trail, outcome: Outcome, account: Account) -> None:
+def _want_marker(group: Group, account: Account) -> None:
     since, epoch = str(account.record["since"]), float(account.record["epoch"])
-    want = (trail.group, since, epoch, account.incident, str(account.record.get("reason", "")))
+    want = (group, since, epoch, account.incident, str(account.record.get("reason", "")))
+    _try(account, "marker", lambda: marker.want(*want))
+
+
+def _mark_redis(trail: Trail, outcome: Outcome, account: Account) -> None:
     if not account.over:
-        _try(account, "marker", lambda: marker.want(*want))
+        _want_marker(trail.group, account)
     tell_redis(trail, outcome.strike.plan, account)
 
 
@@ -165,13 +172,18 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     units = account.record.get("running")
     job = {"incident": account.incident, "units": units, "living": outcome.living}
     trail.log("activated", _headline(about))
-    usec = int(1e6 * outcome.seconds)
     if outcome.verified:
-        trail.log("complete", "ESS ACTIVATION COMPLETE", duration_usec=usec)
+        trail.log("complete", "ESS ACTIVATION COMPLETE", **_took(outcome))
     else:
         trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
     account.problems += outbox.announce(trail.group, "activate", {**about, **job})
     _reached(trail.group, account, stage.COMPLETE)
+
+
+def _took(outcome: Outcome) -> dict[str, int]:
+    """How long it took, for the trail; nothing where nobody knows."""
+    known = not math.isnan(outcome.seconds)
+    return {"duration_usec": int(1e6 * outcome.seconds)} if known else {}
 
 
 def _headline(about: dict[str, Any]) -> str:

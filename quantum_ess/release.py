@@ -226,13 +226,13 @@ class Release:
                     else:
                         record.remove(self._under_way)
                 raise Superseded
-            self.opened = True
             # Whoever still accounts for this incident finds here that it is over.
             over = {**self.record, "incident": self.incident}
             if number is not None:  # restored at a boot, or renewed, it has another than the id's
                 over["flag"] = latch.incident(number)
             record.store(self.group.released, over)
             record.remove(self.group.record)
+            self.opened = True
             record.sync_directory(self.group.state)
             group = self.group
             notes = (group.began, group.seen, group.restored, group.withdrawn)
@@ -329,7 +329,8 @@ class Release:
 
     def _give_up(self, why: str, unit: str = "") -> NoReturn:
         """Latch everything again and say why. Raises NotReleased; Superseded, if it is latched."""
-        with record.lock(self.group.lock, account.LOCK_SECONDS), contextlib.suppress(OSError):
+        # What runs by now is not to wait for its stop until a neighbour has done with Redis.
+        with record.lock(self.group.lock, 0.2), contextlib.suppress(OSError):
             if self.opened:
                 self._guard()  # else a stop that is not this incident's would get its record
             if not os.path.lexists(self.group.record) and self.record:
