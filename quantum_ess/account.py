@@ -459,8 +459,15 @@ def _witness(group: Group, request: Request, outcome: Outcome, account: Account)
     # And not unless root alone can have removed it.
     there = latch.secure(group) or not latch.shared(group)
     if there and (request.trigger == "flag" or outcome.flag.inode is not None):
-        _try(account, "run directory", lambda: open(group.seen, "a").close())
+        _try(account, "run directory", lambda: _see(group))
     latch.fill(group)
+
+
+def _see(group: Group) -> None:
+    """As strike's see."""
+    with open(group.seen, "w", encoding="ascii") as file:
+        with suppress(OSError):
+            file.write(f"{os.stat(os.path.dirname(group.flag)).st_dev}\n")
 
 
 def _try(account: Account, what: str, action: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conftest import HostMaker
 from faults.conftest import Table
 from faults.files import RECORDS
 from faults.matrix import Measured
@@ -45,6 +46,7 @@ def test_a_spoilt_record_after_a_power_cut(trading: Trading, kind: str) -> None:
 
 MOUNT = "var-lib-quantum\\x2dess.mount"
 STORE = "/srv/store"
+OWN = "own-engine.service"
 
 
 def mount_store(host: Host) -> None:
@@ -75,6 +77,36 @@ def test_a_record_on_a_mount_that_comes_late(trading: Trading) -> None:
     cut_and_look(trading)
     ess("deactivate")
     trading.all_running()
+
+
+@pytest.mark.parametrize("broken", ["configuration", "Python"])
+@pytest.mark.parametrize("latched", [True, False], ids=["latched", "open"])
+def test_a_broken_host_whose_mount_comes_late(
+    make_host: HostMaker, broken: str, latched: bool
+) -> None:
+    """The generator can't see the last good tree: it is put in force once that is there."""
+    host = make_host()
+    ess, trading = Ess(host), Trading(host, {OWN: "normal"})
+    mount_store(host)
+    ess.configure(f"[protect]\nunits = {OWN}\n")
+    host.run("systemctl", "enable", OWN)
+    trading.start()
+    kept = lambda: OWN in host.sh(f"cat {STORE}/good/quantum-ess.plan || :")  # noqa: E731
+    wait_until(kept, SOON, "a copy of the good tree")
+    if latched:
+        ess("activate")
+        ess.wait_complete()
+    if broken == "Python":
+        host.run("mv", "/usr/bin/python3", "/usr/bin/away")
+    else:
+        host.write_file("/etc/quantum-ess/quantum-ess.conf.d/broken.conf", "[protect\n")
+    moment = host.power_cut()
+    if latched:
+        hold(lambda: trading.born_after(moment), 1.5, "ran after the boot")
+        assert host.run("systemctl", "start", OWN, check=False).returncode != 0
+    else:
+        trading.all_running()
+        trading.assert_stopped(trading.pull("flag").time)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,120 @@
+"""The latch over a shutdown, a soft-reboot, and a boot with a /var that comes late."""
+
+import pytest
+
+from conftest import HostMaker
+from host import Host
+from kinds import FOUR, KINDS
+from product import ACTIVE, INACTIVE, WATCH, Ess
+from trading import FLAG, Trading
+from waiting import SOON, hold, now_ns, wait_until
+
+DIRECTORY = "/run/quantum"
+GROUP = "trading-stop"
+DEAF = KINDS["ignores-sigterm"].replace("[Install]", "TimeoutStopSec=15\n[Install]")
+
+
+def held_after(trading: Trading, boot: int) -> None:
+    """Nothing has run since that boot (ns), a start is refused, and the flag is there."""
+    host, ess = trading.host, Ess(trading.host)
+    hold(lambda: trading.born_after(boot), 1.0, "ran after the boot")
+    assert ess.first_line() == ACTIVE and host.exists(FLAG)
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+
+
+def test_a_flag_while_the_host_shuts_down(make_host: HostMaker) -> None:
+    """PID 1 starts nothing any more; what is slow to stop trades on. The boot is held down."""
+    host = make_host()
+    trading = Trading(host)
+    trading.write_unit(FOUR[1], DEAF)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "enable", *FOUR)
+    trading.start()
+    host.run("systemctl", "poweroff", "--no-block")
+    wait_until(lambda: trading.alive() == [FOUR[1]], SOON, "an end of all but the deaf one")
+    hold(lambda: trading.alive() != [FOUR[1]], 1.0, "the deaf one ends by itself")
+    trading.assert_stopped(trading.pull("flag").time, watch=0)
+    host.wait_end()
+    boot = host.power_cut()
+    held_after(trading, boot)
+    assert Ess(host).status()["trigger"] == "flag"
+    Ess(host)("deactivate")
+
+
+def with_a_stop_group(ess: Ess) -> None:
+    """The flag's directory is a file system of its own."""
+    host = ess.host
+    host.run("groupadd", GROUP)
+    ess.configure(f"[access]\nstop_group = {GROUP}\n")
+    mounted = lambda: host.run("mountpoint", DIRECTORY, check=False).returncode == 0  # noqa: E731
+    wait_until(mounted, SOON, "a file system for the flag")
+
+
+def soft_reboot(host: Host) -> None:
+    """All of userspace ends and begins anew; /run stays, its mounts do not."""
+    host.run("systemctl", "soft-reboot", check=False)
+
+    def done() -> bool:
+        asked = ("timeout", "5", "systemctl", "show", "--property=SoftRebootsCount,SystemState")
+        said = set(host.run(*asked, check=False).stdout.split())
+        return said == {"SoftRebootsCount=1", "SystemState=running"}
+
+    wait_until(done, 60, "an end of the soft-reboot")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["root", "group"])
+def test_a_soft_reboot(make_host: HostMaker, shared: bool) -> None:
+    host = make_host()
+    ess, trading = Ess(host), Trading(host)
+    if host.release == "bookworm":  # its systemd has none
+        refused = host.run("systemctl", "soft-reboot", check=False)
+        assert "Unknown command" in refused.stderr, refused
+        return
+    if shared:
+        with_a_stop_group(ess)
+    host.run("systemctl", "enable", *FOUR)
+    trading.start()
+    trading.assert_stopped(trading.pull("flag").time)
+    ess.wait_complete()
+    incident, moment = ess.status()["incident"], now_ns()
+    soft_reboot(host)
+    # The stand-ins could not run, for they are on such a mount too; nobody has asked for it either.
+    hold(lambda: ess.named("release-initiated"), 6.0, "released")
+    wait_until(lambda: host.exists(FLAG), SOON, "the flag, set again")
+    held_after(trading, moment)
+    assert ess.status()["incident"] == incident
+    ess("deactivate", "--no-start")
+    assert ess.first_line() == INACTIVE
+
+
+def test_a_flag_that_goes_with_its_file_system(make_host: HostMaker) -> None:
+    """It was not removed: no release."""
+    host = make_host()
+    ess, trading = Ess(host), Trading(host)
+    with_a_stop_group(ess)
+    trading.start()
+    trading.assert_stopped(trading.pull("flag").time)
+    ess.wait_complete()
+    incident, moment = ess.status()["incident"], now_ns()
+    host.run("umount", "--lazy", DIRECTORY)
+    wait_until(lambda: host.exists(FLAG), SOON, "the flag, set again")
+    hold(lambda: trading.born_after(moment), 6.0, "released")
+    held_after(trading, moment)
+    assert ess.status()["incident"] == incident
+    host.run("rm", FLAG)
+    trading.all_running()
+
+
+def test_tmpfiles_leave_the_directory_to_the_stop_group(make_host: HostMaker) -> None:
+    """As a reinstallation runs them; a directory that anybody may write to is mended."""
+    host = make_host()
+    ess = Ess(host)
+    look = ("stat", "-c", "%a %U:%G", DIRECTORY)
+    host.run("chmod", "777", DIRECTORY)
+    wait_until(lambda: host.run(*look).stdout == "755 root:root\n", SOON, "root's directory")
+    with_a_stop_group(ess)
+    wait_until(lambda: GROUP in host.run(*look).stdout, SOON, "the group's directory")
+    ess.wait_idle()
+    host.run("systemctl", "stop", *WATCH)
+    host.run("systemd-tmpfiles", "--create", "quantum-ess.conf")
+    assert host.run(*look).stdout == f"1775 root:{GROUP}\n"
