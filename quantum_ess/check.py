@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     checkunits.loadable,
     checkunits.gates,
     checkunits.dragged,
+    checkunits.actions,
     checkunits.slices,
     checkunits.revivers,
     checkunits.needrestart,

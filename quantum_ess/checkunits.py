@@ -120,6 +120,27 @@ def _victim(facts: Facts, name: str, current: str, other: str) -> Finding:
     return Finding(NOTE if other.endswith(".target") else WARNING, "dragged", text, hint, other)
 
 
+def actions(facts: Facts) -> Iterator[Finding]:
+    """What a protected unit does when it is killed or not let start: to systemd both are failures.
+
+    systemd.unit(5): FailureAction=, StartLimitAction=, OnFailure= and their like.
+    """
+    for name in facts.protected:
+        known = facts.unit(name)
+        for key in ("FailureAction", "SuccessAction", "StartLimitAction"):
+            action = str(known.get(key, "none"))
+            if action not in ("", "none"):
+                text = f"{name} has {key}={action}: a stop would do that to the whole host"
+                hint = f"take {key}= out of it (systemctl edit {name})"
+                yield Finding(ERROR, "action-on-host", text, hint, name)
+        for key in ("OnFailure", "OnSuccess"):
+            for other in map(str, known.get(key, [])):
+                if not (facts.protects(other) or facts.plan.keeps(other) or is_own(other)):
+                    text = f"{name} has {key}={other}: a stop would start that"
+                    hint = f"if {other} trades, add it to [protect] units; else to keep="
+                    yield Finding(WARNING, "starts-another", text, hint, name)
+
+
 def slices(facts: Facts) -> Iterator[Finding]:
     """Kept units in a protected slice."""
     ours = [name.removesuffix(".slice") for name in facts.protected if name.endswith(".slice")]

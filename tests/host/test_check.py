@@ -12,7 +12,7 @@ from guarding import UNIT, WATCHER, Guarded, condition
 from host import Host, read_only
 from kinds import FOUR, REDIS
 from product import DROP_IN, WATCH, Ess
-from trading import Trading
+from trading import FLAG, Trading
 from waiting import SOON, wait_until
 
 FINE, WARNINGS, ERRORS = 0, 9, 10
@@ -131,6 +131,29 @@ def test_names(trading: Trading) -> None:
     assert {name for name, _ in found} - {"process-outside"} == {
         *("unit-not-found", "unit-masked", "unit-broken", "unit-alias", "kept-in-protected-slice")
     }
+
+
+def test_what_a_stop_would_set_off(trading: Trading) -> None:
+    """Another unit, or the end of the host: check says so, and so it is."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.write_unit("standby.service", SLEEPER)
+    drop_in(trading, APPLY, "[Unit]\nOnFailure=standby.service\n")
+    host.run("systemctl", "daemon-reload")
+    assert check(ess, WARNINGS) == {("starts-another", APPLY)}
+    trading.assert_stopped(trading.pull("flag").time)
+    standby = lambda: host.run("systemctl", "is-active", "standby", check=False).returncode == 0  # noqa: E731
+    wait_until(standby, SOON, "a failed unit's OnFailure=")
+    ess.wait_complete()
+    ess("deactivate")
+    trading.all_running()
+
+    ess.configure(f"[protect]\nunits = {' '.join(FOUR)} standby\n")
+    assert check(ess, 0) == set()
+    drop_in(trading, APPLY, "[Unit]\nFailureAction=exit-force\n")
+    host.run("systemctl", "daemon-reload")
+    assert check(ess, ERRORS) == {("action-on-host", APPLY)}
+    host.run("touch", FLAG)
+    host.wait_end()
 
 
 def with_a_clock(host: Host, error: int) -> list[str]:
