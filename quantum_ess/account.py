@@ -44,9 +44,16 @@ class Account:
         self.incident = ""
         self.record: Record = {}
         self.first = False  # this process wrote the incident's trail
+        self.shutdown = False  # the host is shutting down
+        self.killed: list[str] = []  # by a stop of that time; what ran before it is not known
         self.over = False  # it was released before it could be accounted for
         self.problems: list[str] = []  # what should have worked and did not
         self.notes: list[str] = []  # what will be put right later
+
+    @property
+    def stopped(self) -> list[str] | None:
+        """The units that were stopped, in the order of restart; None if that is not known."""
+        return self.record.get("running", self.killed or None)
 
 
 def settle(group: Group, request: Request, outcome: Outcome) -> Account:
@@ -105,7 +112,7 @@ def _released(group: Group, outcome: Outcome, incident: str) -> bool:
 def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
     trail.log("initiated", "ESS ACTIVATION INITIATED")
     trail.log("latched", "ESS LATCH FLAG SET" if outcome.flag.inode else "ESS LATCH RECORD SET")
-    for unit in account.record.get("running", []):
+    for unit in account.stopped or []:
         if unit not in outcome.living:
             trail.log("stopped", f"ESS STOPPED SERVICE: {short(unit)}", unit=unit, **_took(outcome))
     for unit in outcome.living:
@@ -150,7 +157,7 @@ def finish(group: Group, incident: str) -> None:
 
 def _remember_stop(outcome: Outcome, account: Account, group: Group) -> None:
     about = {key: account.record.get(key) for key in HEAD}
-    facts = {"stopped": account.record.get("running"), "living": outcome.living or None, **about}
+    facts = {"stopped": account.stopped, "living": outcome.living or None, **about}
     remember(group, account, "activated", facts, once=True)
 
 
@@ -169,7 +176,7 @@ def _mark_redis(trail: Trail, outcome: Outcome, account: Account) -> None:
 def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     about = {key: account.record.get(key) for key in HEAD}
     about["actor"] = actor.describe(account.record.get("actor") or {})
-    units = account.record.get("running")
+    units = account.stopped
     job = {"incident": account.incident, "units": units, "living": outcome.living}
     trail.log("activated", _headline(about))
     if outcome.verified:
@@ -277,7 +284,10 @@ def _record(
         began = _began(group, epoch, outcome.flag.monotonic, outcome.strike.began)
         running = _running(group, outcome, began, known, account)
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
-        if running or "running" in (existing or {}) or not os.path.lexists(group.restored):
+        # Nor is it known in a shutdown, which has stopped some before.
+        if account.shutdown:
+            account.killed = running
+        elif running or "running" in (existing or {}) or not os.path.lexists(group.restored):
             ours["running"] = running
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
@@ -393,6 +403,8 @@ def _running(
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 
         with systemd.Manager(PATIENCE + len(plan.protect) / 500) as manager:
+            state = manager.get("/org/freedesktop/systemd1", "Manager", "SystemState")
+            account.shutdown = state == "stopping"
             # Never 0, the stamp of a unit that has not come to rest in this boot.
             began = max(_first_reaction(manager, group, began), MARGIN)
             for unit in systemd.covered(manager, plan):
@@ -465,9 +477,8 @@ def _witness(group: Group, request: Request, outcome: Outcome, account: Account)
 
 def _see(group: Group) -> None:
     """As strike's see."""
-    with open(group.seen, "w", encoding="ascii") as file:
-        with suppress(OSError):
-            file.write(f"{os.stat(os.path.dirname(group.flag)).st_dev}\n")
+    with open(group.seen, "w", encoding="ascii") as file, suppress(OSError):
+        file.write(f"{os.stat(os.path.dirname(group.flag)).st_dev}\n")
 
 
 def _try(account: Account, what: str, action: Any) -> bool:

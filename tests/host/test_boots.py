@@ -22,7 +22,8 @@ def held_after(trading: Trading, boot: int) -> None:
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
 
 
-def test_a_flag_while_the_host_shuts_down(make_host: HostMaker) -> None:
+@pytest.mark.parametrize("way", ["flag", "command", "flag without Python"])
+def test_a_stop_while_the_host_shuts_down(make_host: HostMaker, way: str) -> None:
     """PID 1 starts nothing any more; what is slow to stop trades on. The boot is held down."""
     host = make_host()
     trading = Trading(host)
@@ -33,12 +34,20 @@ def test_a_flag_while_the_host_shuts_down(make_host: HostMaker) -> None:
     host.run("systemctl", "poweroff", "--no-block")
     wait_until(lambda: trading.alive() == [FOUR[1]], SOON, "an end of all but the deaf one")
     hold(lambda: trading.alive() != [FOUR[1]], 1.0, "the deaf one ends by itself")
-    trading.assert_stopped(trading.pull("flag").time, watch=0)
+    if way.endswith("Python"):
+        host.run("mv", "/usr/bin/python3", "/usr/bin/away")
+    trading.assert_stopped(trading.pull(way.split()[0]).time, watch=0)
     host.wait_end()
     boot = host.power_cut()
+    hold(lambda: trading.born_after(boot), 1.0, "ran after the boot")
+    if way.endswith("Python"):
+        host.run("mv", "/usr/bin/away", "/usr/bin/python3")
     held_after(trading, boot)
-    assert Ess(host).status()["trigger"] == "flag"
-    Ess(host)("deactivate")
+    ess = Ess(host)
+    assert ess.status()["trigger"] == way.removesuffix(" without Python")
+    ess.wait_complete()
+    assert "the enabled units" in ess("deactivate").stdout  # not only what the shutdown had left
+    trading.all_running()
 
 
 def with_a_stop_group(ess: Ess) -> None:
