@@ -476,7 +476,9 @@ def _witness(group: Group, request: Request, outcome: Outcome, account: Account)
 
 
 def _see(group: Group) -> None:
-    """As strike's see."""
+    """As strike's see. A flag that has gone was seen by others, if in another directory maybe."""
+    if not os.path.lexists(group.flag) and record.text(group.seen):
+        return
     with open(group.seen, "w", encoding="ascii") as file, suppress(OSError):
         file.write(f"{os.stat(os.path.dirname(group.flag)).st_dev}\n")
 

@@ -14,7 +14,13 @@ from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
 from quantum_ess.plan import is_own
 
-WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
+_FLAG = "it would not see the flag"
+WATCHERS = {  # and what without it
+    "quantum-ess.path": _FLAG,
+    "quantum-ess-watch.timer": _FLAG,
+    "quantum-ess-sentry.service": _FLAG,
+    "quantum-ess-restore.service": "a flag that is set during a shutdown would be forgotten",
+}
 # Whom a stop of a unit takes along (systemd's UNIT_ATOM_PROPAGATE_STOP).
 DRAGGED = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 CONTAINERS = ("docker", "docker-compose", "podman", "nerdctl", "lxc", "incus")
@@ -28,11 +34,11 @@ DAEMON_RELOAD = "systemctl daemon-reload"
 
 def watchers(facts: Facts) -> Iterator[Finding]:
     """What sees the flag."""
-    for name in WATCHERS:
+    for name, without in WATCHERS.items():
         known = facts.unit(name)
         state = known.get("ActiveState", "not there")
         if state != "active":
-            text = f"{name} is {state}: it would not see the flag"
+            text = f"{name} is {state}: {without}"
             yield Finding(ERROR, "watcher-down", text, f"systemctl enable --now {name}", name)
         elif known.get("UnitFileState") != "enabled":
             text = f"{name} runs but is not enabled: after a boot it would not"

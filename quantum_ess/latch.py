@@ -246,7 +246,8 @@ def found(group: Group) -> Flag:
     """The flag as somebody else set it. It may be gone again by now: it still was set."""
     flag = Flag(inode(group), False)
     age = time.time() - since(group)[1]
-    if 0 <= age < LONG_AGO:
+    # Of one that was restored at a boot it is the boot's length too, not the stop's.
+    if 0 <= age < LONG_AGO and not os.path.lexists(group.restored):
         flag.monotonic -= age
     return flag
 

@@ -102,6 +102,18 @@ def exited(trading: Trading, unit: str) -> float:
     return int(shown) / 1e6
 
 
+def test_category_1_with_pid_1_hung(host: Host) -> None:
+    """By flag the sentry alone is left to see it through."""
+    trading = Trading(host, {FOUR[0]: "ignores-sigterm"})
+    Ess(host).configure(f"[unit {FOUR[0]}]\nstop_category = 1\ngrace = 500ms\n")
+    trading.start()
+    with host.frozen():
+        pull = trading.pull("flag")
+        trading.assert_stopped(pull.time, watch=0)
+    assert trading.last_sign_of_life() > pull.time + 0.4e9, "it had no grace"
+    Ess(host).wait_complete()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_category_1_gets_sigterm_and_its_grace(host: Host, way: str) -> None:
     """One that needs 0.3 s of its 1 s ends by itself; a deaf one is killed inside the 2 s.
