@@ -45,6 +45,7 @@ class Account:
         self.record: Record = {}
         self.first = False  # this process wrote the incident's trail
         self.shutdown = False  # the host is shutting down
+        self.unknown = False  # PID 1 has not said what ran
         self.killed: list[str] = []  # by a stop of that time; what ran before it is not known
         self.over = False  # it was released before it could be accounted for
         self.problems: list[str] = []  # what should have worked and did not
@@ -284,8 +285,8 @@ def _record(
         began = _began(group, epoch, outcome.flag.monotonic, outcome.strike.began)
         running = _running(group, outcome, began, known, account)
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
-        # Nor is it known in a shutdown, which has stopped some before.
-        if account.shutdown:
+        # Nor is it known in a shutdown, which has stopped some before, or without PID 1's word.
+        if account.shutdown or (account.unknown and not running):
             account.killed = running
         elif running or "running" in (existing or {}) or not os.path.lexists(group.restored):
             ours["running"] = running
@@ -416,6 +417,7 @@ def _running(
                     if unit.active == "failed" and unit.name in running:
                         manager.reset_failed(unit.name)
     except Exception as error:  # also whatever a broken module raises on import
+        account.unknown = True
         account.problems.append(f"units that ran are not fully known: {error}")
     running |= set(releasing(group))
     return sorted(running, key=lambda name: (plan.position(name), name))

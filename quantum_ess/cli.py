@@ -213,7 +213,9 @@ def deactivate(group: Group, args: argparse.Namespace) -> int:
     from quantum_ess.guard import veto
     from quantum_ess.progress import Progress
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection must not leave it half done
+    # Neither a lost connection nor Ctrl-Z must leave it half done.
+    for number in (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
     if trigger == "command":
         for note in veto.ask(group, args.override, reason):
             complain(f"note: {note}")

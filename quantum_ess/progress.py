@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import TextIO
 
 CLEAR = "\r\033[K"
+PATIENCE = 0.5  # seconds for whoever reads it
 
 
 class Progress:
@@ -49,8 +51,19 @@ class Progress:
         if self._live:
             self._write(CLEAR)
 
+    def _takes(self) -> bool:
+        """Whether it can be written to at once: a terminal that was stopped (Ctrl-S) can't."""
+        try:
+            poll = select.poll()
+            poll.register(self._out.fileno(), select.POLLOUT)
+            return bool(poll.poll(1000 * PATIENCE))
+        except OSError:  # no file behind it
+            return True
+
     def _write(self, text: str) -> None:
         try:
+            if not self._takes():
+                raise TimeoutError
             self._out.write(text)
             self._out.flush()
         except OSError:

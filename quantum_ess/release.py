@@ -30,9 +30,10 @@ from quantum_ess.errors import NotReleased
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.progress import Progress
-from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
+from quantum_ess.systemd import Manager, Refused, Unit, Unreachable, covered
 from quantum_ess.trail import Trail, flush, short
 
+UP = ("active", "reloading", "refreshing")  # systemd's UNIT_IS_ACTIVE_OR_RELOADING
 NO_FLAG = (0, 0)  # libexec/quantum-ess
 ACCOUNT_SECONDS = 5.0  # for an activation's record and trail; usually a third of one
 
@@ -110,7 +111,7 @@ class Release:
 
     def _carry_out(self, start: bool) -> list[str]:
         """All of it, in order; notes on what is less than perfect."""
-        with Manager(timeout=5.0) as manager:
+        with Manager(timeout=5.0, again=True) as manager:
             self._await_account(manager)
             units = self._to_start(manager) if start else []
             with record.lock(self.group.lock, account.LOCK_SECONDS):
@@ -310,7 +311,7 @@ class Release:
             self._guard()
             unit = _row(manager, name)
             now, pause = time.monotonic(), 0.02
-            if unit.active == "active":
+            if unit.active in UP:
                 current = manager.get(unit.path, "Unit", "InvocationID")
                 if invocation is None:
                     up_since, invocation = now, current
@@ -385,10 +386,9 @@ def _result(manager: Manager, unit: Unit) -> str:
 
 
 def _enabled(manager: Manager, plan: Plan) -> list[str]:
-    """Protected units that are enabled, in the order of restart; patterns give loaded units."""
+    """Protected units that are enabled, in the order of restart; of patterns, slices the loaded."""
     literal = [entry.name for entry in plan.protect if not plans.is_pattern(entry.name)]
-    loaded = [u.name for u in manager.units([e.name for e in plan.protect])]
-    names = {name for name in literal + loaded if plan.match(name)}
+    names = {*filter(plan.match, literal), *(unit.name for unit in covered(manager, plan))}
     states = {name: _file_state(manager, name) for name in names}
     enabled = [name for name, state in states.items() if state.startswith("enabled")]
     return sorted(enabled, key=lambda name: (plan.position(name), name))

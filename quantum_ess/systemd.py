@@ -28,6 +28,10 @@ class Late(Unreachable):
     """PID 1 did not answer in time."""
 
 
+class Lost(Unreachable):
+    """PID 1 closed the connection: it executes itself anew, or has gone."""
+
+
 class Refused(Exception):
     """PID 1 answered with an error: D-Bus error name, then its text."""
 
@@ -51,19 +55,26 @@ class Unit(NamedTuple):
 class Manager:
     """A connection to PID 1. Not thread-safe. Close it, or use it as a context manager."""
 
-    def __init__(self, timeout: float = 0.5, bus: bool = False) -> None:
+    def __init__(self, timeout: float = 0.5, bus: bool = False, again: bool = False) -> None:
         """Connect. timeout: seconds for connecting and for each call.
+
+        again: a call whose connection is lost is made once more, on a new one. So a daemon-reexec
+        is survived; only for calls that do no harm if they are made twice.
 
         Raises Unreachable.
         """
         self.timeout = timeout
+        self._again = again
+        self._connect((SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS))
+
+    def _connect(self, addresses: tuple[str, ...]) -> None:
         self._serial = 0
         self._parser = Parser()
         errors = []
-        for address in (SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS):
+        for address in addresses:
             sock = None
             try:
-                self._socket = sock = prep_socket(address, timeout=timeout)
+                self._socket = sock = prep_socket(address, timeout=self.timeout)
                 self._greet() if address == PRIVATE else self._hello()
                 return
             except Exception as error:  # also whatever jeepney makes of a bad authentication
@@ -105,12 +116,36 @@ class Manager:
         """Close the connection."""
         self._socket.close()
 
+    def _connect_again(self) -> None:
+        """PID 1 is there again in some tenths of a second. Raises Unreachable."""
+        self.close()
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                return self._connect((PRIVATE,))
+            except Unreachable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.02)
+
     def call(self, message: Message, timeout: float | None = None) -> tuple[Any, ...]:
         """Send one call and return the reply's body.
 
         Raises Unreachable (no answer within the timeout) or Refused (an error came back).
         """
-        timeout = timeout or self.timeout
+        try:
+            return self._call(message, timeout or self.timeout)
+        except Lost:
+            if not self._again:
+                raise
+        self._again = False  # not while it connects
+        try:
+            self._connect_again()
+        finally:
+            self._again = True
+        return self._call(message, timeout or self.timeout)
+
+    def _call(self, message: Message, timeout: float) -> tuple[Any, ...]:
         deadline = time.monotonic() + timeout
         method = message.header.fields.get(HeaderFields.member)
         late = f"PID 1 did not answer {method} within {timeout:g} s"
@@ -128,7 +163,7 @@ class Manager:
                     self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
                     data = self._socket.recv(65536)
                     if not data:
-                        raise Unreachable("PID 1 closed the connection")
+                        raise Lost("PID 1 closed the connection")
                     self._parser.add_data(data)
                 elif reply.header.fields.get(HeaderFields.reply_serial) == self._serial:
                     return _body(reply)
@@ -136,6 +171,8 @@ class Manager:
                     raise Late(late)
         except TimeoutError as error:
             raise Late(late) from error
+        except ConnectionError as error:
+            raise Lost(f"PID 1: {error.strerror or error}") from error
         except OSError as error:
             raise Unreachable(f"PID 1: {error.strerror or error}") from error
 
