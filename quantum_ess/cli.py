@@ -186,8 +186,11 @@ def report(group: Group, request: Request, outcome: Outcome) -> int:
     for note in result.notes:
         complain(f"note: {note}")
     if outcome.verified:
-        stopped = " ".join(short(unit) for unit in result.record.get("running", []))
-        say(f"stopped: {stopped or 'nothing was running'}")
+        if result.stopped is None:
+            say("stopped: what ran is not known")
+        else:
+            stopped = " ".join(map(short, result.stopped))
+            say(f"stopped: {stopped or 'nothing was running'}")
         say(f"incident {result.incident}; to resume: quantum-ess deactivate")
     problems = outcome.problems + result.problems
     if not outcome.verified:
@@ -219,7 +222,7 @@ def deactivate(group: Group, args: argparse.Namespace) -> int:
     if trigger == "command":
         for note in veto.ask(group, args.override, reason):
             complain(f"note: {note}")
-    with Progress() as progress:
+    with Progress(patience=0.5) as progress:  # the latch is open halfway
         start = not args.no_start
         only = tuple(args.only) if args.only else None
         released = release.deactivate(group, trigger, reason, start, progress, only)

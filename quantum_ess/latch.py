@@ -246,10 +246,17 @@ def found(group: Group) -> Flag:
     """The flag as somebody else set it. It may be gone again by now: it still was set."""
     flag = Flag(inode(group), False)
     age = time.time() - since(group)[1]
-    # Of one that was restored at a boot it is the boot's length too, not the stop's.
-    if 0 <= age < LONG_AGO and not os.path.lexists(group.restored):
+    if 0 <= age < LONG_AGO and not _of_another_boot(group):
         flag.monotonic -= age
     return flag
+
+
+def _of_another_boot(group: Group) -> bool:
+    """True if that flag was restored after a boot: its age is not how long a stop took."""
+    try:
+        return os.stat(group.restored).st_size > 0
+    except OSError:
+        return False
 
 
 def fill(group: Group) -> None:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import TextIO
 
 CLEAR = "\r\033[K"
-PATIENCE = 0.5  # seconds for whoever reads it
 
 
 class Progress:
@@ -19,11 +18,16 @@ class Progress:
 
     quiet: nothing at all, for output that programs read. Never raises: that nobody reads it any
     more (a closed pipe, a lost terminal, a full disk) must not end the work, such as a release.
+    patience: seconds for a terminal that was stopped (Ctrl-S); what it does not take then is left
+    out. None: it is waited for.
     """
 
-    def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, out: TextIO | None = None, quiet: bool = False, patience: float | None = None
+    ) -> None:
         self._out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
         self._quiet = quiet
+        self._patience = patience
         self.lost = False  # something could not be written
         self._live = not quiet and self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
@@ -52,18 +56,21 @@ class Progress:
             self._write(CLEAR)
 
     def _takes(self) -> bool:
-        """Whether it can be written to at once: a terminal that was stopped (Ctrl-S) can't."""
+        """Whether it can be written to."""
+        if self._patience is None:
+            return True
         try:
             poll = select.poll()
             poll.register(self._out.fileno(), select.POLLOUT)
-            return bool(poll.poll(1000 * PATIENCE))
+            return bool(poll.poll(1000 * self._patience))
         except OSError:  # no file behind it
             return True
 
     def _write(self, text: str) -> None:
+        if not self._takes():
+            self._patience = 0.0  # it had its time
+            return
         try:
-            if not self._takes():
-                raise TimeoutError
             self._out.write(text)
             self._out.flush()
         except OSError:

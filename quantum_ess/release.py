@@ -111,7 +111,7 @@ class Release:
 
     def _carry_out(self, start: bool) -> list[str]:
         """All of it, in order; notes on what is less than perfect."""
-        with Manager(timeout=5.0, again=True) as manager:
+        with Manager(timeout=5.0, again=self._guard_if_open) as manager:
             self._await_account(manager)
             units = self._to_start(manager) if start else []
             with record.lock(self.group.lock, account.LOCK_SECONDS):
@@ -260,6 +260,10 @@ class Release:
             if not units or time.monotonic() > deadline:
                 return units
             manager.wait(0.01)
+
+    def _guard_if_open(self) -> None:
+        if self.opened:
+            self._guard()
 
     def _guard(self) -> None:
         if self.group.latched():

@@ -7,6 +7,7 @@ Every call is bounded. Interface: org.freedesktop.systemd1(5). The private socke
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
@@ -55,11 +56,13 @@ class Unit(NamedTuple):
 class Manager:
     """A connection to PID 1. Not thread-safe. Close it, or use it as a context manager."""
 
-    def __init__(self, timeout: float = 0.5, bus: bool = False, again: bool = False) -> None:
+    def __init__(
+        self, timeout: float = 0.5, bus: bool = False, again: Callable[[], object] | None = None
+    ) -> None:
         """Connect. timeout: seconds for connecting and for each call.
 
-        again: a call whose connection is lost is made once more, on a new one. So a daemon-reexec
-        is survived; only for calls that do no harm if they are made twice.
+        again: a call whose connection is lost is made once more, on a new one, after this. So a
+        daemon-reexec is survived; only for calls that do no harm if they are made twice.
 
         Raises Unreachable.
         """
@@ -136,13 +139,14 @@ class Manager:
         try:
             return self._call(message, timeout or self.timeout)
         except Lost:
-            if not self._again:
+            if self._again is None:
                 raise
-        self._again = False  # not while it connects
+        again, self._again = self._again, None  # not while it connects
         try:
             self._connect_again()
         finally:
-            self._again = True
+            self._again = again
+        again()
         return self._call(message, timeout or self.timeout)
 
     def _call(self, message: Message, timeout: float) -> tuple[Any, ...]:
