@@ -287,7 +287,10 @@ def _record(
         # After a boot with a record that does not say: unknown, a release starts what is enabled.
         # Nor is it known in a shutdown, which has stopped some before, or without PID 1's word.
         # But for a command that found none alive: it looked before PID 1 could act.
-        first_to_look = request.trigger == "command" and outcome.flag.created
+        processes = all(
+            e.name.endswith((".service", ".scope")) for e in outcome.strike.plan.protect
+        )
+        first_to_look = processes and request.trigger == "command" and outcome.flag.created
         if account.shutdown or (account.unknown and not running and not first_to_look):
             account.killed = running
         elif running or "running" in (existing or {}) or not os.path.lexists(group.restored):

@@ -113,7 +113,7 @@ class Release:
         """All of it, in order; notes on what is less than perfect."""
         with Manager(timeout=5.0, again=self._guard_if_open) as manager:
             self._await_account(manager)
-            units = self._to_start(manager) if start else []
+            units = self._in_order(manager, self._to_start(manager)) if start else []
             with record.lock(self.group.lock, account.LOCK_SECONDS):
                 flush(self.group)
             self.trail.log("release-initiated", "ESS DEACTIVATION INITIATED")
@@ -210,6 +210,28 @@ class Release:
         if what == "running":
             self.say("note: what ran before is not on record; starting the enabled units")
         return _enabled(manager, self.plan)
+
+    def _in_order(self, manager: Manager, units: list[str]) -> list[str]:
+        """In the order of the configuration in force, but a socket before what it starts.
+
+        A unit that can't be started is found here, with the latch still shut. Raises NotReleased.
+        """
+        ready = []
+        for name in sorted(units, key=lambda name: (self.plan.position(name), name)):
+            state = "loaded" if name.endswith(".scope") else _load_state(manager, name)
+            if state == "not-found" and not self.plan.match(name):
+                self.say(f"note: {name} is neither there nor protected any more: not started")
+                continue
+            if state != "loaded":
+                self._give_up(f"{short(name)} can't be started: {state}", name)
+            ready.append(name)
+        for socket in [name for name in ready if name.endswith(".socket")]:
+            # Once its service runs PID 1 refuses to open it (systemd.socket(5)).
+            services = manager.get(manager.load(socket), "Unit", "Triggers")
+            ready.remove(socket)
+            behind = [ready.index(name) for name in services if name in ready]
+            ready.insert(min(behind, default=len(ready)), socket)
+        return ready
 
     def _open(self, manager: Manager, units: list[str]) -> None:
         """Open the latch: flag first, then record, then the units that PID 1 holds it with."""
@@ -371,6 +393,14 @@ def _row(manager: Manager, name: str) -> Unit:
     path = manager.load(name)
     read: Callable[[str], Any] = lambda key: manager.get(path, "Unit", key)  # noqa: E731
     return Unit(name, read("LoadState"), read("ActiveState"), read("SubState"), path, 0)
+
+
+def _load_state(manager: Manager, name: str) -> str:
+    """LoadState= of a unit, or what systemd says instead."""
+    try:
+        return str(manager.get(manager.load(name), "Unit", "LoadState"))
+    except Refused as error:
+        return str(error)
 
 
 def _finished(manager: Manager, unit: Unit) -> bool:

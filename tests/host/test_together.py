@@ -5,31 +5,41 @@ import pytest
 from conftest import HostMaker
 from host import Host
 from kinds import FOUR, KINDS, NORMAL, service
-from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, RECORD, WATCH, Ess
+from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, WATCH, Ess
 from trading import FLAG, Trading
 from waiting import SOON, now_ns, wait_until
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.path", *WATCH, "quantum-ess-sentry.service")
 GO = "/run/go"
-CALLS = "until [ -e {}/go ]; do sleep 0.05; done; quantum-ess activate --reason drawdown; sleep 99"
+CALL = "quantum-ess activate --reason drawdown"
+CALLS = {
+    "": f"{CALL}; sleep 99",
+    ", left behind": f"(sleep 0.3; {CALL}) & exec sleep 99",
+    ", an orphan": f"(sleep 0.3; {CALL}) & exit",
+}
+OWN = "[protect]\nunits = {}\n[resume]\nsettle = 0\n"
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_activated_by_a_protected_unit(make_host: HostMaker, watched: bool) -> None:
+@pytest.mark.parametrize("how", CALLS)
+def test_activated_by_a_protected_unit(make_host: HostMaker, watched: bool, how: str) -> None:
     """It does not die with its caller before it has said who and why, and killed the rest."""
     host = make_host()
     ess = Ess(host)
     trading = Trading(host, dict.fromkeys(FOUR[1:], "normal"))
-    trading.write_unit(FOUR[0], service(f"/bin/sh -c '{CALLS.format('/run')}'"))
+    calls = f"until [ -e {GO} ]; do sleep 0.05; done; {CALLS[how]}"
+    trading.write_unit(
+        FOUR[0], service(f"/bin/sh -c '{calls}'", "Type=oneshot", "KillMode=process")
+    )
     host.run("systemctl", "daemon-reload")
-    host.run("systemctl", "start", FOUR[0])
+    host.run("systemctl", "start", "--no-block", FOUR[0])
     trading.start()
     if not watched:
         host.run("systemctl", "stop", *WATCHERS)
     began = now_ns()
     host.run("touch", GO)
     wait_until(lambda: host.exists(FLAG), SOON, "the flag")
-    trading.assert_stopped(began + 1_000_000_000)
+    trading.assert_stopped(began + 2_000_000_000)
     wait_until(lambda: "stop_ms" in host.sh(f"cat {RECORD} || :"), SOON, "the record")
     said = ess.status()
     assert (said["trigger"], said["reason"]) == ("command", "drawdown")
@@ -127,3 +137,78 @@ def test_a_key_in_the_middle_of_a_release(trading: Trading, key: str) -> None:
     assert ess.first_line() == INACTIVE != ACTIVE
     terminal.kill()
     terminal.communicate(timeout=SOON)
+
+
+def test_a_socket_beside_its_service(host: Host) -> None:
+    """It is opened first: once its service runs PID 1 would refuse."""
+    trading = Trading(host, {"gw.service": "normal"})
+    trading.write_unit("gw.socket", "[Socket]\nListenStream=/run/gw\n")
+    ess = Ess(host)
+    ess.configure(OWN.format("gw gw.socket"))
+    host.run("systemctl", "start", "gw.socket")
+    trading.start()
+    trading.assert_stopped(trading.pull("command").time)
+    ess("deactivate")
+    trading.all_running()
+    assert host.unit_state("gw.socket") == "active"
+
+
+def test_a_configuration_that_changes_under_the_latch(trading: Trading) -> None:
+    """Order and names are those of today; what is added is stopped; what is gone is found early."""
+    host, ess = trading.host, Ess(trading.host)
+    late = "late.service"
+    trading.write_unit(late, service("/bin/sleep infinity"))
+    trading.assert_stopped(trading.pull("command").time)
+    ess.wait_complete()
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", late)
+    ess.configure(OWN.format(f"{' '.join(reversed(FOUR))} {late}"))
+    wait_until(lambda: not host.processes(late), 2, "an end of what is protected now")
+
+    host.run("mv", f"/etc/systemd/system/{FOUR[0]}", "/run/away")
+    host.run("systemctl", "daemon-reload")
+    flag, began = host.run("stat", "-c", "%i", FLAG).stdout, now_ns()
+    done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED and "can't be started: not-found" in done.stderr, done
+    assert host.run("stat", "-c", "%i", FLAG).stdout == flag
+    assert not trading.born_after(began)
+
+    host.run("mv", "/run/away", f"/etc/systemd/system/{FOUR[0]}")
+    host.run("systemctl", "daemon-reload")
+    started = [line for line in ess("deactivate").stdout.splitlines() if "started" in line]
+    names = [line.split()[1] for line in started]
+    assert names == [unit.removesuffix(".service") for unit in reversed(FOUR)]
+
+    trading.assert_stopped(trading.pull("command").time)
+    host.run("rm", f"/etc/systemd/system/{FOUR[0]}")
+    ess.configure(OWN.format(" ".join(FOUR[1:])))
+    assert f"note: {FOUR[0]} is neither there nor protected" in ess("deactivate").stdout
+    trading.all_running(FOUR[1:])
+
+
+def test_what_has_no_process_and_a_hung_pid_1(host: Host) -> None:
+    """That nothing was alive does not say that no timer ran."""
+    ess, trading = Ess(host), Trading(host, {})
+    timer = "rebalance.timer"
+    trading.write_unit("rebalance.service", service("/bin/true"))
+    text = "[Timer]\nOnActiveSec=1h\n[Install]\nWantedBy=timers.target\n"
+    trading.write_unit(timer, text)
+    ess.configure(OWN.format(f"rebalance {timer}"))
+    host.run("systemctl", "enable", "--now", timer)
+    with host.frozen():
+        assert ess("activate", check=False).returncode == INCOMPLETE
+    ess.wait_idle()
+    assert host.unit_state(timer) == "inactive"
+    ess("deactivate")
+    assert host.unit_state(timer) == "active"
+
+
+def test_half_an_answer_of_what_ran(host: Host) -> None:
+    """Of a unit that has "end" in its name: it is not the answer's."""
+    Ess(host).configure(OWN.format("quantum-sender"))
+    host.run("systemctl", "stop", *WATCHERS)
+    cut = "#!/bin/sh\necho Id=quantum-sender.service; exit 1\n"
+    host.run("mv", "/usr/bin/systemctl", "/usr/bin/away")
+    host.write_file("/usr/bin/systemctl", cut, 0o755)
+    host.run("/usr/lib/quantum-ess/halt", "--raise")
+    assert "running" not in host.read_file(RECORD)
