@@ -217,9 +217,10 @@ class Release:
         A unit that can't be started is found here, with the latch still shut. Raises NotReleased.
         """
         ready = []
+        slices = any(entry.name.endswith(".slice") for entry in self.plan.protect)
         for name in sorted(units, key=lambda name: (self.plan.position(name), name)):
             state = "loaded" if name.endswith(".scope") else _load_state(manager, name)
-            if state == "not-found" and not self.plan.match(name):
+            if state == "not-found" and not (slices or self.plan.match(name)):
                 self.say(f"note: {name} is neither there nor protected any more: not started")
                 continue
             if state != "loaded":
@@ -228,9 +229,9 @@ class Release:
         for socket in [name for name in ready if name.endswith(".socket")]:
             # Once its service runs PID 1 refuses to open it (systemd.socket(5)).
             services = manager.get(manager.load(socket), "Unit", "Triggers")
-            ready.remove(socket)
-            behind = [ready.index(name) for name in services if name in ready]
-            ready.insert(min(behind, default=len(ready)), socket)
+            here = ready.index(socket)
+            place = min([here, *(ready.index(name) for name in services if name in ready)])
+            ready.insert(place, ready.pop(here))
         return ready
 
     def _open(self, manager: Manager, units: list[str]) -> None:

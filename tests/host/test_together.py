@@ -139,12 +139,16 @@ def test_a_key_in_the_middle_of_a_release(trading: Trading, key: str) -> None:
     terminal.communicate(timeout=SOON)
 
 
-def test_a_socket_beside_its_service(host: Host) -> None:
-    """It is opened first: once its service runs PID 1 would refuse."""
-    trading = Trading(host, {"gw.service": "normal"})
+@pytest.mark.parametrize("units", ["gw gw.socket engine", "gw.socket engine gw"])
+def test_a_socket_beside_its_service(host: Host, units: str) -> None:
+    """It is opened first: once its service runs PID 1 would refuse. Where it is first it stays."""
+    trading = Trading(host, {"gw.service": "normal", "engine.service": "normal"})
     trading.write_unit("gw.socket", "[Socket]\nListenStream=/run/gw\n")
+    client = service(NORMAL, "ExecStartPre=/usr/bin/test -S /run/gw")
+    trading.write_unit("engine.service", client)
+    host.run("systemctl", "daemon-reload")
     ess = Ess(host)
-    ess.configure(OWN.format("gw gw.socket"))
+    ess.configure(OWN.format(units))
     host.run("systemctl", "start", "gw.socket")
     trading.start()
     trading.assert_stopped(trading.pull("command").time)
