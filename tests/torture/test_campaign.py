@@ -159,6 +159,8 @@ class Campaign:
     def prepare(self) -> None:
         """The state that the command starts from: trading runs, or is stopped and at rest."""
         self.settle()
+        if not self.watched:  # a release may have asked the watch, which starts the path unit
+            self.host.run("systemctl", "stop", *WATCHERS)
         if self.command == "deactivate":
             self.expect(self.ess("activate", check=False).returncode == DONE, "activate fails")
             self.settle()
