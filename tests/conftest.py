@@ -199,10 +199,10 @@ def _journal_on_failure(host: Host, request: pytest.FixtureRequest) -> Iterator[
     yield
     if request.node.stash.get(FAILED, False):
         try:
-            said = host.journal("-n", "200", "-o", "short-precise")
+            said = host.journal("-n", "80", "-o", "short-precise")
         except Exception as error:
             said = f"(no journal: {error})"
-        print(f"\n--- journal of {host.release}, last 200 lines\n{said}\n--- console\n")
+        print(f"\n--- journal of {host.release}, last 80 lines\n{said}\n--- console\n")
         print(host.console()[-2000:])
 
 

@@ -10,6 +10,7 @@ from waiting import SOON, hold, wait_until
 
 MEMBER, STRANGER, GROUP = "alice", "mallory", "stoppers"
 DIRECTORY = "/run/quantum"
+WATCH = "quantum-ess-watch.service"
 SECRET = "/etc/secret"  # stands for any file of root's that must stay as it is
 
 # Each must fail, as a member, while ESS is active; all must leave the flag where and as it is.
@@ -75,6 +76,11 @@ def as_member(host: Host, script: str, user: str = MEMBER) -> int:
     """Run a shell script as that user; its exit status."""
     done = host.run("sh", "-c", script, user=user, check=False)
     return done.returncode
+
+
+def may_create(host: Host) -> bool:
+    """Whether a member can make a file beside the flag. Not one that is there: it stays its own."""
+    return as_member(host, f"file=$(mktemp -p {DIRECTORY}) && rm $file") == 0
 
 
 def stopped(trading: Trading) -> None:
@@ -315,6 +321,23 @@ def test_what_a_member_sets_a_member_cannot_take_back(market: Trading) -> None:
     host.run("groupmod", "-n", GROUP, "others")
     wait_until(lambda: host.run(*mode).stdout == f"1775 root:{GROUP}\n", SOON, "an open one")
 
-    # And when the configuration takes it back.
+    # And when the configuration takes it back. First, what filled the directory has to go.
+    wait_until(lambda: may_create(host), SOON, "room for a file")
     ess.configure("[access]\n")
-    wait_until(lambda: as_member(host, f"touch {DIRECTORY}/new") != 0, SOON, "only root may")
+    wait_until(lambda: not may_create(host), SOON, "only root may")
+
+
+def test_the_right_goes_at_once_though_the_disk_hangs(market: Trading) -> None:
+    """The last good configuration is made durable after it: that waits for as long as it takes."""
+    host, ess = market.host, Ess(market.host)
+    kept = [f"{place}/quantum-ess/good/quantum-ess.plan" for place in ("/run", "/var/lib")]
+    wait_until(lambda: host.run("cmp", *kept, check=False).returncode == 0, SOON, "a durable one")
+    host.sh("mv /usr/bin/sync /usr/bin/sync.away; ln -s hung /usr/bin/sync")
+    host.sh("printf '#!/bin/sh\\nexec sleep 300\\n' >/usr/bin/hung; chmod 755 /usr/bin/hung")
+    try:
+        assert may_create(host)
+        ess.configure("[access]\n")
+        wait_until(lambda: not may_create(host), SOON, "only root may")
+        assert host.run("systemctl", "is-active", WATCH, check=False).stdout == "activating\n"
+    finally:
+        host.sh(f"mv -f /usr/bin/sync.away /usr/bin/sync; systemctl kill {WATCH}")
