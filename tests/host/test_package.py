@@ -9,10 +9,11 @@ from host import Host
 from kinds import FOUR
 from product import ACTIVE, Ess
 from trading import FLAG, Trading
-from waiting import hold, now_ns, wait_until
+from waiting import SOON, hold, now_ns, wait_until
 
 WATCHERS = ("quantum-ess.path", "quantum-ess-watch.timer", "quantum-ess-sentry.service")
 TRIGGERS = ("quantum-ess.service", "quantum-ess-trigger.service")
+SENTRY = "quantum-ess-sentry"
 CONF = "/etc/quantum-ess/quantum-ess.conf"
 NEWER = "/var/cache/newer.deb"
 
@@ -73,7 +74,7 @@ def test_install_beside_running_trading(bare_host: Host, deb: Path) -> None:
 def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str) -> None:
     host = trading.host
     make_newer(host, package)
-    before, begun = pids(trading), now_ns()
+    before, begun, sentry = pids(trading), now_ns(), host.main_pid(SENTRY)
     host.apt(*(word.format(deb=package) for word in DEEDS[deed]))
     hold(lambda: trading.born_after(begun), 0.5, "started or restarted")
     assert pids(trading) == before
@@ -82,6 +83,7 @@ def test_deeds_beside_running_trading(trading: Trading, package: str, deed: str)
     if deed in ("reinstall", "upgrade"):
         assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
         assert states(host, *TRIGGERS) == ["static inactive"] * 2
+        assert host.main_pid(SENTRY) not in (0, sentry), "it still is the old version"
         pull = trading.pull("flag")
         trading.assert_stopped(pull.time)
     else:
@@ -126,6 +128,7 @@ def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str)
     refused = host.apt(*DEEDS[deed], check=False)
     assert refused.returncode != 0
     assert "quantum-ess deactivate" in refused.stdout + refused.stderr
+    assert "before this installation" not in refused.stdout + refused.stderr
     assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
     hold(lambda: trading.born_after(begun), 0.5, "started")
     assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
@@ -134,6 +137,56 @@ def test_removal_while_latched_is_refused(trading: Trading, deed: str, way: str)
     trading.all_running()
     host.apt(*DEEDS[deed])
     trading.all_running()
+
+
+def test_an_activation_between_the_removals_scripts(trading: Trading, package: str) -> None:
+    """The files have gone, so nobody holds it for good: apt fails, and says what to do."""
+    host, ess = trading.host, Ess(trading.host)
+    postrm = "/var/lib/dpkg/info/quantum-ess.postrm"
+    host.sh(f"sed -i '2i mkdir -p /run/quantum; touch {FLAG}' {postrm}")
+    failed = host.apt("purge", "quantum-ess", check=False)
+    assert failed.returncode != 0
+    assert "apt install --reinstall quantum-ess" in failed.stdout + failed.stderr
+    # PID 1 still has the gate.
+    host.run("systemctl", "stop", *FOUR)
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    again = host.apt("install", "--reinstall", f"/var/cache/{package}")
+    assert "was ACTIVE before this installation" in again.stdout + again.stderr
+    assert states(host, *WATCHERS) == ["enabled active"] * len(WATCHERS)
+    wait_until(ess.latched, SOON, "the latch")
+    assert host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
+    ess("deactivate", "--no-start")
+
+
+def test_a_removal_under_a_policy_leaves_nothing_at_work(trading: Trading) -> None:
+    """policy-rc.d(5) may forbid to stop services: this one would kill without its files."""
+    host = trading.host
+    host.write_file("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+    host.apt("remove", "quantum-ess")
+    left = ("list-units", "--all", "--no-legend", "--state=active,failed", "quantum-ess*")
+    assert host.run("systemctl", *left).stdout == ""
+    assert host.run("pgrep", "-f", "quantum-ess", check=False).stdout == ""
+
+
+def test_the_drills_timer_outlasts_a_removal(trading: Trading, deb: Path) -> None:
+    """As it stays enabled it has to be at work again."""
+    host = trading.host
+    host.run("systemctl", "enable", "--now", "quantum-ess-drill.timer")
+    host.apt("remove", "quantum-ess")
+    host.install(deb)
+    assert states(host, "quantum-ess-drill.timer") == ["enabled active"]
+
+
+def test_a_purge_ends_well_beside_mounts_and_links(trading: Trading) -> None:
+    host = trading.host
+    host.sh("mv /run/quantum /run/elsewhere; ln -s elsewhere /run/quantum")
+    host.sh("mount -t tmpfs none /var/lib/quantum-ess; touch /var/lib/quantum-ess/x")
+    host.apt("purge", "quantum-ess")
+    assert host.sh("dpkg-query -W -f '${db:Status-Status}' quantum-ess || :") in (
+        "",
+        "not-installed",
+    )
+    assert host.sh("ls -A /var/lib/quantum-ess") == ""
 
 
 def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> None:
@@ -179,6 +232,7 @@ def test_after_a_purge_nothing_is_left(trading: Trading) -> None:
     ess("deactivate")
     ess.configure("[redis]\nenabled = no\n")
     host.sh("rm /etc/quantum-ess/quantum-ess.conf.d/test.conf")
+    host.run("systemctl", "enable", "--now", "quantum-ess-drill.timer")
     host.apt("purge", "quantum-ess")
     for path in ("/etc/quantum-ess", "/var/lib/quantum-ess", "/run/quantum-ess", "/run/quantum"):
         assert not host.exists(path), path
