@@ -55,7 +55,14 @@ class Chain:
         for line in self.lines:
             if not line.entry and line.raw:
                 text = "is no record"
-                text += "" if missing else ": torn by a power cut; what it said is recorded again"
+                text += (
+                    ""
+                    if missing
+                    else (
+                        ": torn by a power cut; an activation is recorded again, "
+                        "of anything else see the journal"
+                    )
+                )
                 yield Flaw(line.place, text, grave=missing)
 
     def _misplaced(self) -> Iterator[Flaw]:

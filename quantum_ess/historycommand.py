@@ -99,10 +99,18 @@ def verify(group: Group, as_json: bool) -> int:
 
 def table(known: list[Incident], width: int) -> str:
     """One line an incident; only the reason is cut, where a line would be wider than that."""
-    rows = [COLUMNS, *map(row, known)]
+    rows = [COLUMNS, *map(_row, known)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(_cut(line.rstrip(), width) for line in lines)
+
+
+def _row(incident: Incident) -> tuple[str, ...]:
+    try:
+        return row(incident)
+    except (TypeError, ValueError, LookupError, AttributeError):  # it hides none of the others
+        unknown = ("?",) * (len(COLUMNS) - 2)
+        return (incident.id, *unknown, "ALTERED, see: quantum-ess history --verify")
 
 
 def row(incident: Incident) -> tuple[str, ...]:
@@ -132,7 +140,7 @@ def tell(incident: Incident) -> str:
     start = incidents.seconds(incident.began)
     for when, text in incident.timeline():
         after = incidents.seconds(when) - start
-        shown = f"+{after:.3f} s" if after < 60 else f"+{span(after)}"
+        shown = f"{after:+.3f} s" if after < 60 else f"+{span(after)}"
         lines.append(f"{when[:10]} {when[11:23]}  {shown:>14}  {text}")
     return "\n".join(lines)
 
@@ -190,9 +198,8 @@ def _in_the_journal() -> bool:
 
 
 def _told(group: Group, unread: list[str]) -> list[str]:
-    told = [
-        (when, f"{when} {incident.id}: {text}")
+    return [
+        f"{when} {incident.id}: {text}"
         for incident in incidents.load(group, unread)
         for when, text in incident.timeline()
     ]
-    return [line for _, line in sorted(told)]

@@ -51,7 +51,10 @@ class Incident:
     @property
     def downtime(self) -> float | None:
         """Seconds from the flag to the end of the release; None while that is not known."""
-        return seconds(str(self.end["time"])) - seconds(self.began) if self.end else None
+        if not self.end:
+            return None
+        after = seconds(str(self.end["time"])) - seconds(self.began)
+        return after if after >= 0 else None  # the clock was set back meanwhile
 
     @property
     def state(self) -> str:
@@ -86,6 +89,8 @@ class Incident:
     def timeline(self) -> list[tuple[str, str]]:
         """What happened, in order: time and one line of text each."""
         told = [line for entry in self.entries for line in tell(entry)]
+        if self.end and self.downtime is None:
+            return told  # the clock was set back: only the order of the records is right
         return sorted(told, key=lambda line: line[0])
 
 
@@ -204,7 +209,7 @@ _TELLERS = {
     "activated": _activated,
     "repeated": lambda when, entry: [(when, f"activated again by {_who(entry)}")],
     "refused": _refused,
-    "restored": lambda when, _: [(when, "the host has booted: held down by the record")],
+    "restored": lambda when, entry: [(when, _restored(entry))],
     "unlatched": _unlatched,
     "released": _released,
     "override": _overridden,
@@ -213,6 +218,12 @@ _TELLERS = {
     "notified": _notified,
     "release-superseded": _superseded,
 }
+
+
+def _restored(entry: Entry) -> str:
+    if entry.get("booted", True):
+        return "the host has booted: held down by the record"
+    return "flag set again from the record"
 
 
 def _who(entry: Entry) -> str:

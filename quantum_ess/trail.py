@@ -7,6 +7,7 @@ delivers it later, in order.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ from quantum_ess.record import Record
 JOURNAL = "/run/systemd/journal/socket"
 OURS = "_UID=0"  # everybody may write to the journal, and claim to be whoever he likes
 CRIT, ERR, NOTICE = 2, 3, 5
+SPOOL_DONE = "/spool-done"  # in /run
 
 
 class Trail:
@@ -123,6 +125,12 @@ def listens() -> bool:
 
 def spooled(group: Group) -> list[str]:
     """Entries that wait for journald, oldest first; full paths."""
+    over = delivered(group)
+    paths = [path for path in _kept(group) if os.path.basename(path) not in over]
+    return sorted(paths, key=os.path.basename)
+
+
+def _kept(group: Group) -> list[str]:
     paths = []
     for directory in (group.spool, group.run + "/spool"):
         try:
@@ -130,24 +138,53 @@ def spooled(group: Group) -> list[str]:
         except OSError:
             continue
         paths += [f"{directory}/{name}" for name in names]
-    return sorted(paths, key=os.path.basename)
+    return paths
+
+
+def delivered(group: Group) -> set[str]:
+    """Names of entries that journald has taken, while the disk lets go of none of them."""
+    return set(records.text(group.run + SPOOL_DONE, records.LONGEST).split())
 
 
 def flush(group: Group) -> int:
     """Deliver what waits, in order; returns how many still wait."""
+    left = 0
     waiting = spooled(group)
     for done, path in enumerate(waiting):
         try:
             with open(path, "rb") as file:
                 entry = file.read()
-            if not send(entry):
-                return len(waiting) - done
-            os.unlink(path)
-        except FileNotFoundError:
+        except OSError as error:
+            left += error.errno != errno.ENOENT
             continue
-        except OSError:
-            return len(waiting) - done
-    return 0
+        if not send(entry):
+            return left + len(waiting) - done
+        _let_go(group, path)
+    _sweep(group)
+    return left
+
+
+def _let_go(group: Group, path: str) -> None:
+    """Remove what was delivered; on a disk that takes no removal, note it in /run."""
+    with suppress(OSError):
+        records.remove(path)
+        return
+    with suppress(OSError), open(group.run + SPOOL_DONE, "a", encoding="utf-8") as noted:
+        noted.write(os.path.basename(path) + "\n")
+
+
+def _sweep(group: Group) -> None:
+    """Remove what was noted so, once the disk lets go of it."""
+    over = delivered(group)
+    for path in _kept(group) if over else []:
+        if os.path.basename(path) in over:
+            try:
+                records.remove(path)
+            except OSError:
+                return
+    if over:
+        with suppress(OSError):
+            records.remove(group.run + SPOOL_DONE)
 
 
 def short(unit: str) -> str:
