@@ -13,11 +13,12 @@ from quantum_ess import cgroup, latch, plan
 from quantum_ess.group import Group
 
 LIMIT = 2.0  # seconds from the trigger to the last sign of life (operations card)
+PROMPT = 0.2  # seconds in which PID 1 mostly sees that all are dead
 DYING = 0.02  # seconds from a kill to an empty cgroup, on a busy machine
 MANY = 64  # names; with more of them PID 1 is asked for what is not at rest instead
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from quantum_ess.systemd import Manager
+    from quantum_ess.systemd import Manager, Unit
 
 
 class Request:
@@ -59,6 +60,25 @@ class Strike:
         from quantum_ess import record
 
         self.spare = record.under_way(self.seen) and not self.seen.latched()
+
+    def outside(self, manager: "Manager", restless: "list[Unit]") -> list[str]:
+        """Kill main processes that are in no protected cgroup but known to PID 1; their units.
+
+        su(1) and PAMName= have them moved into a session. Raises Unreachable.
+        """
+        from quantum_ess.systemd import Refused, outsider
+
+        living = []
+        for unit in restless[:MANY]:
+            try:
+                pid, how = outsider(manager, unit), self.plan.match(unit.name)
+            except Refused:
+                continue
+            if pid and how:
+                living.append(unit.name)
+                if time.monotonic() - self.began >= how.grace:
+                    cgroup.end(pid)
+        return living
 
     def blow(self) -> list[str]:
         """Kill what lives in protected cgroups; returns the units that were alive just now."""
@@ -186,12 +206,17 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
     strike = outcome.strike
     manager: Manager | None = None
     problem = ""
+    next_look = time.monotonic() + PROMPT
     while True:
         outcome.living = strike.blow()
         restless = True
         try:
             manager = manager or _connect(deadline)
-            restless = not strike.spare and push(manager, strike.plan)
+            units = [] if strike.spare else push(manager, strike.plan)
+            restless = bool(units)
+            if units and not outcome.living and time.monotonic() >= next_look:
+                outcome.living = strike.outside(manager, units)
+                next_look = time.monotonic() + PROMPT
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"
@@ -219,14 +244,14 @@ def _connect(deadline: float) -> "Manager":
     return Manager(timeout=min(0.5, max(0.05, deadline - time.monotonic())))
 
 
-def push(manager: "Manager", the_plan: plan.Plan) -> bool:
-    """Queue a stop job for each protected unit that is not at rest; False if there is none.
+def push(manager: "Manager", the_plan: plan.Plan) -> "list[Unit]":
+    """Queue a stop job for each protected unit that is not at rest; those units.
 
     Raises Unreachable.
     """
     from quantum_ess.systemd import Refused
 
-    restless = False
+    restless = []
     if len(the_plan.protect) > MANY:
         units, jobs = manager.busy()
     else:
@@ -234,7 +259,7 @@ def push(manager: "Manager", the_plan: plan.Plan) -> bool:
     for unit in units:
         if unit.at_rest or the_plan.match(unit.name) is None:
             continue
-        restless = True
+        restless.append(unit)
         if unit.active != "deactivating" and jobs.get(unit.name) != "stop":
             try:
                 manager.stop(unit.name)

@@ -92,6 +92,26 @@ def signal_all(path: str, number: int) -> None:
             continue  # it has gone, which is what we want
 
 
+def end(pid: int) -> None:
+    """SIGKILL one process. Raises nothing."""
+    try:  # noqa: SIM105 (contextlib costs 2 ms to import)
+        os.kill(pid, SIGKILL)
+    except OSError:
+        pass  # it has gone
+
+
+def of(pid: int) -> list[str]:
+    """The cgroups of a living process, as systemd names them; none if it lives no more."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            if file.read().rpartition(") ")[2][:1] in "ZX":
+                return []
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n").split(":", 2)[-1] for line in file]
+    except OSError:
+        return []
+
+
 def pids(path: str) -> list[int]:
     """Process ids below that cgroup, children included."""
     result: list[int] = []

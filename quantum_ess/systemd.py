@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 from jeepney.io.blocking import prep_socket
 
+from quantum_ess import cgroup
 from quantum_ess.plan import Plan, is_own
 
 PRIVATE = "/run/systemd/private"
@@ -291,6 +292,21 @@ def _body(reply: Message) -> tuple[Any, ...]:
         name = str(reply.header.fields.get(HeaderFields.error_name, "error"))
         raise Refused(f"{name}: {reply.body[0] if reply.body else ''}")
     return tuple(reply.body)
+
+
+def outsider(manager: Manager, unit: Unit) -> int:
+    """The main process of that service if it lives outside of the unit's own cgroup, else 0.
+
+    Raises Unreachable, Refused.
+    """
+    if not unit.name.endswith(".service"):
+        return 0
+    pid = int(manager.get(unit.path, "Service", "MainPID"))
+    own = str(manager.get(unit.path, "Service", "ControlGroup"))
+    here = cgroup.of(pid) if pid > 1 else []
+    return (
+        pid if here and not (own and any(f"{path}/".startswith(f"{own}/") for path in here)) else 0
+    )
 
 
 def covered(manager: Manager, plan: Plan) -> list[Unit]:
