@@ -32,6 +32,7 @@ ABOUT = ("trigger", "actor", "reason")  # of a record, for the history
 HEAD = ("since", "epoch", *ABOUT, "stop_ms")
 PATIENCE = 2.0  # seconds for PID 1 to answer; nothing waits for this any more
 LONGEST_REASON = 200  # characters of it in a line of the trail; the field has them all
+GRAIN = 1.0  # seconds; a flag's text has no finer time
 LATE = 10.0  # seconds from a kill until a flag that PID 1 sees: the watch's period, twice
 RECENT = 2.0  # seconds that PID 1 may have been quicker than whoever notes the time
 SLOW = 30.0  # the same, of a halt target that is active: of this stop, for a release ends it
@@ -88,7 +89,9 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _remember_stop(outcome, account, group)
             _mark_redis(trail, outcome, account)
             _complete(trail, outcome, account)
-        elif request.trigger in ("command", "unit") and not _ours(claim, outcome):
+        elif request.trigger == "unit" and not _ours(claim, outcome):
+            _log_repeated(trail, request, account)
+        if _joined(request, outcome) and not _ours(claim, outcome):
             _log_repeated(trail, request, account)
         if os.path.lexists(group.logged_volatile):
             _reached(group, account, stage.COMPLETE)  # the disk may take it by now
@@ -263,24 +266,26 @@ def _record(
     account: Account,
 ) -> Record:
     """The record of this incident: what is already known of it, else what we know."""
-    since, epoch = latch.since(group)
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot_id = file.read().strip()
+    about = _about(group, request, outcome, existing, claim)
+    since, epoch = latch.since(group)
+    taken = _taken_over(group, outcome) if claim and about["actor"].get("uid") else epoch
+    told = taken - LATE <= epoch <= taken + GRAIN
+    if not told:  # a member of the stop group may write any time into the flag
+        since, epoch = latch.iso(taken), taken
     ours: Record = {
         "incident": account.incident,
         "since": since,
         "epoch": epoch,
-        "trigger": claim.get("trigger", request.trigger),
-        "reason": claim.get("reason", request.reason),
-        "actor": claim.get("actor") or _default_actor(group, request, outcome),
+        **about,
         "boot_id": boot_id,
         "stop_ms": round(1000 * outcome.seconds, 1),
     }
-    if ours["actor"].get("uid") and not ours["reason"]:
-        ours["reason"] = latch.reason(group)
     if existing and "stop_ms" in existing:
         return {**ours, **existing}
-    if not existing or existing.get("boot_id", boot_id) == boot_id:
+    this_boot = not existing or existing.get("boot_id", boot_id) == boot_id
+    if this_boot and not latch.of_another_boot(group):
         known = (existing or {}).get("running", [])
         began = _began(group, epoch, outcome.flag.monotonic, outcome.strike.began)
         running = _running(group, outcome, began, known, account)
@@ -296,11 +301,50 @@ def _record(
         elif running or "running" in (existing or {}) or not os.path.lexists(group.restored):
             ours["running"] = running
     # What `halt` or an interrupted activation has written says when, and no more than we know.
-    first = {key: existing[key] for key in ("since", "boot_id") if existing and existing.get(key)}
+    keys = ("since", "boot_id") if told else ("boot_id",)
+    first = {key: existing[key] for key in keys if existing and existing.get(key)}
     if existing and request.trigger == "resume" and existing.get("trigger"):
         # A release that fails latches anew, but it is no other incident.
         first |= {"reason": "", **{key: existing[key] for key in ABOUT if key in existing}}
     return {**(existing or {}), **ours, **first}
+
+
+def _about(
+    group: Group,
+    request: Request,
+    outcome: Outcome,
+    existing: Record | None,
+    claim: dict[str, Any],
+) -> Record:
+    """Trigger, actor and reason: of who set the flag, not of who found it set."""
+    ours: Record = {
+        "trigger": request.trigger,
+        "actor": _default_actor(group, request, outcome),
+        "reason": request.reason,
+    }
+    known = {key: claim[key] for key in ABOUT if claim.get(key)}
+    if not known and not outcome.flag.created and existing and existing.get("actor"):
+        known = {"reason": "", **{key: existing[key] for key in ABOUT if key in existing}}
+    elif not known and _joined(request, outcome):
+        known = {"trigger": "flag", "actor": actor.owner(group.flag), "reason": ""}
+    about = {**ours, **known}
+    if about["actor"].get("uid") and not about["reason"]:
+        about["reason"] = latch.reason(group)
+    return about
+
+
+def _joined(request: Request, outcome: Outcome) -> bool:
+    """True of a command that has found the flag set already."""
+    flag = outcome.flag
+    return request.trigger == "command" and flag.inode is not None and not flag.created
+
+
+def _taken_over(group: Group, outcome: Outcome) -> float:
+    """When the flag was seen and its owner noted, in epoch seconds; now if that is not known."""
+    try:
+        return os.stat(record.claim_path(group, outcome.flag.inode or 0)).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _default_actor(group: Group, request: Request, outcome: Outcome) -> actor.Actor:
@@ -399,6 +443,7 @@ def _running(
     """
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
+    left = releasing(group)
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
     boottime = _ahead(time.CLOCK_BOOTTIME)
     # Of a flag that PID 1 does not see (a symlink that dangles) too. A release removes these words.
@@ -413,18 +458,24 @@ def _running(
             account.shutdown = state == "stopping"
             # Never 0, the stamp of a unit that has not come to rest in this boot.
             began = max(_first_reaction(manager, group, began), MARGIN)
+            rested = {}
             for unit in systemd.covered(manager, plan):
                 # At rest, a unit may be forgotten any time since it was listed; the kill knows it.
                 with suppress(systemd.Refused):
                     stamp = _stamp(manager, unit.path, "InactiveEnterTimestampMonotonic")
+                    rested[unit.name] = stamp
                     if stamp >= began or not unit.at_rest:
                         running.add(unit.name)
                     if unit.active == "failed" and unit.name in running:
                         manager.reset_failed(unit.name)
+        if left and not record.under_way(group):
+            # Of a release that was killed, maybe long ago: their stamps tell what has run since.
+            noted = os.stat(group.run + "/releasing").st_mtime - _ahead(time.CLOCK_REALTIME)
+            left = [name for name in left if rested.get(name, 0) <= noted]
     except Exception as error:  # also whatever a broken module raises on import
         account.unknown = True
         account.problems.append(f"units that ran are not fully known: {error}")
-    running |= set(releasing(group))
+    running |= set(left)
     return sorted(running, key=lambda name: (plan.position(name), name))
 
 
@@ -487,7 +538,8 @@ def _see(group: Group) -> None:
     if not os.path.lexists(group.flag) and record.text(group.seen):
         return
     with open(group.seen, "w", encoding="ascii") as file, suppress(OSError):
-        file.write(f"{os.stat(os.path.dirname(group.flag)).st_dev}\n")
+        status = os.lstat(os.path.dirname(group.flag))
+        file.write(f"{status.st_dev} {status.st_ino}\n")
 
 
 def _try(account: Account, what: str, action: Any) -> bool:

@@ -9,6 +9,7 @@ import time
 
 from quantum_ess.group import Group
 
+DEVICE = 10**9  # times the number of a device: more than a tmpfs counts its inodes to
 LONG_AGO = 60.0  # seconds; an older flag says nothing of when this activation began
 
 
@@ -35,6 +36,11 @@ class Flag:
 def now() -> str:
     """The time as the flag, the marker and the record give it: ISO-8601, UTC, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def iso(epoch: float) -> str:
+    """That time in epoch seconds as `now` gives it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 def is_time(text: str) -> bool:
@@ -177,7 +183,7 @@ def inode(group: Group) -> int | None:
 def number(group: Group, status: os.stat_result) -> int:
     """What no other flag of this boot has: its inode number, and the device if that is its own."""
     own = os.lstat(group.run).st_dev != status.st_dev
-    return status.st_ino + (status.st_dev * 10**9 if own else 0)  # as in libexec/halt
+    return status.st_ino + (status.st_dev * DEVICE if own else 0)  # as in libexec/halt
 
 
 def incident(number: int | None) -> str:
@@ -246,13 +252,16 @@ def found(group: Group) -> Flag:
     """The flag as somebody else set it. It may be gone again by now: it still was set."""
     flag = Flag(inode(group), False)
     age = time.time() - since(group)[1]
-    if 0 <= age < LONG_AGO and not _of_another_boot(group):
+    if 0 <= age < LONG_AGO and not of_another_boot(group):
         flag.monotonic -= age
     return flag
 
 
-def _of_another_boot(group: Group) -> bool:
-    """True if that flag was restored after a boot: its age is not how long a stop took."""
+def of_another_boot(group: Group) -> bool:
+    """True if the stop began before the last boot, or soft-reboot.
+
+    Then its age is not how long it took, and what runs now says nothing of what ran.
+    """
     try:
         return os.stat(group.restored).st_size > 0
     except OSError:
@@ -274,12 +283,16 @@ def fill(group: Group) -> None:
             os.write(fd, since(group)[0].encode() + b"\n")
             # What ran when it was set is told by it. But for a nanosecond, as in libexec/halt: an
             # activation may have marked it in between, and a release that has looked gives way.
-            less = -1 if status.st_mtime_ns % 10**9 else 1
-            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns + less))
+            os.utime(fd, ns=(status.st_atime_ns, filled(status.st_mtime_ns)))
     except OSError:
         pass  # /run is full: an empty flag latches as well as a full one
     finally:
         os.close(fd)
+
+
+def filled(time_ns: int) -> int:
+    """The mtime of an empty flag once it has its content."""
+    return time_ns + (-1 if time_ns % 10**9 else 1)
 
 
 def mark(flag: str) -> tuple[int, int] | None:

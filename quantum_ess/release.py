@@ -147,6 +147,23 @@ class Release:
             manager.wait(0.05)
         account.finish(group, self.incident)
         self._look()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Tell what the accounting has made of the flag from a new activation.
+
+        It gives an empty one its time, one nanosecond beside (latch.fill), and puts a new one of
+        the time on record in the place of a member's (account._renew).
+        """
+        now = latch.mark(self.group.flag)
+        if not self.mark or not now:
+            return
+        known, number = self.record, self.incident.rpartition("-")[2]
+        by_member = known.get("actor", {}).get("uid") and number.isdecimal()
+        same = by_member and int(number) % latch.DEVICE == self.mark[0]
+        renewed = same and now[1] == int(1e9 * float(known.get("epoch", 0)))
+        if renewed or now == (self.mark[0], latch.filled(self.mark[1])):
+            self.mark = now
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -251,7 +268,7 @@ class Release:
                         record.remove(self._under_way)
                 raise Superseded
             # Whoever still accounts for this incident finds here that it is over.
-            over = {**self.record, "incident": self.incident}
+            over = {**self.record, "incident": self.incident, "release": self.about}
             if number is not None:  # restored at a boot, or renewed, it has another than the id's
                 over["flag"] = latch.incident(number)
             record.store(self.group.released, over)
@@ -449,7 +466,13 @@ def deactivate(
     only: the one setting of the flag (latch.mark) that is to be released, and none that came since;
     NO_FLAG if there was no flag.
     """
-    with record.lock(group.run + "/release.lock", 0.0) as locked:
+    lock = group.run + "/release.lock"
+    with record.lock(lock, 0.0) as locked:
+        if not locked and (os.path.islink(lock) or not os.path.isfile(lock)):
+            raise NotReleased(
+                f"{lock} can't be made: nothing was released",
+                hint="see what is in its place, and what room there is: df /run; df -i /run",
+            )
         if not locked and trigger == "flag":
             return False  # it is being released already
         if not locked:

@@ -1,5 +1,8 @@
 """[access] stop_group=: members may stop, and nothing else, whatever they try."""
 
+import calendar
+import time
+
 import pytest
 
 from host import Host
@@ -91,6 +94,11 @@ def stopped(trading: Trading) -> None:
     ess.wait_idle()
     assert trading.host.run("systemctl", "start", FOUR[0], check=False).returncode != 0
     assert ess.first_line() == ACTIVE
+
+
+def told_s(ess: Ess) -> int:
+    """Since when ESS is said to be active, in epoch seconds."""
+    return calendar.timegm(time.strptime(ess.status()["since"], "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def resume(trading: Trading) -> None:
@@ -189,6 +197,7 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
             assert done.returncode == 0, (name, done.stderr, host.sh(f"ls -lai {DIRECTORY}"))
             stopped(market)
             assert ess.status()["actor"]["user"] == MEMBER, name
+            assert abs(told_s(ess) - time.time()) < SOON, (name, ess.status())
             assert "\033" not in ess("status").stdout
             assert not host.exists("/etc/made-by-root")
             resume(market)
@@ -325,6 +334,16 @@ def test_what_a_member_sets_a_member_cannot_take_back(market: Trading) -> None:
     wait_until(lambda: may_create(host), SOON, "room for a file")
     ess.configure("[access]\n")
     wait_until(lambda: not may_create(host), SOON, "only root may")
+
+
+def test_a_release_at_once_is_no_new_activation(market: Trading) -> None:
+    """The member's flag is made anew, and root's, while the release waits for the record."""
+    ess = Ess(market.host)
+    for script in (f"touch {FLAG}", "quantum-ess activate"):
+        assert as_member(market.host, script) == 0
+        assert ess("deactivate").stdout.splitlines()[-1] == INACTIVE
+        market.all_running()
+    assert not ess.named("release-superseded")
 
 
 def test_the_right_goes_at_once_though_the_disk_hangs(market: Trading) -> None:

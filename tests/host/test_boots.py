@@ -1,11 +1,13 @@
 """The latch over a shutdown, a soft-reboot, and a boot with a /var that comes late."""
 
+import json
+
 import pytest
 
 from conftest import HostMaker
 from host import Host
 from kinds import FOUR, KINDS
-from product import ACTIVE, INACTIVE, WATCH, Ess
+from product import ACTIVE, INACTIVE, RECORD, WATCH, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -52,6 +54,31 @@ def test_a_stop_while_the_host_shuts_down(make_host: HostMaker, way: str) -> Non
     ess.wait_complete()
     assert "the enabled units" in ess("deactivate").stdout  # not only what the shutdown had left
     trading.all_running()
+
+
+def test_a_stop_while_userspace_is_replaced(make_host: HostMaker) -> None:
+    """A soft-reboot keeps /run and the boot's id: what ran before it is not known all the same."""
+    host = make_host()
+    if host.release == "bookworm":
+        return  # has none: see test_a_soft_reboot
+    trading, ess = Trading(host), Ess(host)
+    trading.write_unit(FOUR[1], DEAF)
+    host.run("systemctl", "enable", *FOUR)
+    trading.start()
+    journald = "systemd-journald.service"
+    before = host.processes(journald)
+    host.run("systemctl", "soft-reboot", "--no-block", check=False)
+    wait_until(lambda: trading.alive() == [FOUR[1]], SOON, "an end of all but the deaf one")
+    began = now_ns()
+    trading.assert_stopped(trading.pull("flag").time, watch=0)
+    wait_until(lambda: host.processes(journald) not in ([], before), 60, "another userspace")
+    host.run("systemctl", "is-system-running", "--wait", check=False)
+    held_after(trading, began)
+    ess.wait_complete()
+    record = json.loads(host.read_file(RECORD))
+    assert "running" not in record and record["trigger"] == "flag", record
+    # The stand-ins could not run, for they are on a mount that goes.
+    assert "the enabled units" in ess("deactivate", check=False).stdout
 
 
 def with_a_stop_group(ess: Ess) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from faults.files import RUN_FULL, VAR_FULL
 from host import Host
-from kinds import FOUR
+from kinds import DEAF, FOUR, service
 from product import ACTIVE, DONE, INCOMPLETE, NOT_RELEASED, RECORD, WATCH, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, now_ns, wait_until
@@ -296,3 +296,45 @@ def test_a_sentry_that_hangs_is_started_again(host: Host) -> None:
     host.run("systemctl", "stop", "quantum-ess.path", *WATCH)
     pull = trading.pull("flag")
     trading.assert_stopped(pull.time)
+
+
+OUTSIDE = "/sys/fs/cgroup/session.slice"
+LEFT = f"/bin/sh -ec 'mkdir -p {OUTSIDE}; echo $$$$ >{OUTSIDE}/cgroup.procs; exec {DEAF}'"
+
+
+@pytest.mark.parametrize("way", ["command", "flag", "command without Python"])
+def test_a_main_process_outside_of_its_cgroup(trading: Trading, way: str) -> None:
+    """As su(1) and PAMName= have it moved into a session: PID 1 still knows it."""
+    host = trading.host
+    trigger, _, situation = way.partition(" ")
+    trading.write_unit(FOUR[1], service(LEFT, "TimeoutStopSec=60"))
+    host.sh(f"systemctl daemon-reload; systemctl restart {FOUR[1]}")
+    wait_until(lambda: host.sh(f"cat {OUTSIDE}/cgroup.procs || :") != "", SOON, "a way out")
+    if situation:
+        host.run("mv", "/usr/bin/python3", "/usr/bin/away")
+    pull = trading.pull(trigger)
+    trading.assert_stopped(pull.time)
+    if situation:
+        host.run("mv", "/usr/bin/away", "/usr/bin/python3")
+    else:
+        assert pull.status == DONE, pull
+
+
+@pytest.mark.parametrize("whose", ["kept", "protected"])
+def test_the_runtime_directory_of_a_unit(trading: Trading, whose: str) -> None:
+    """PID 1 removes it, and the flag in it, whenever that unit ends: nobody has meant a release."""
+    host, ess = trading.host, Ess(trading.host)
+    unit = "quantum-rl-monitor.service" if whose == "kept" else FOUR[2]
+    own = f"/etc/systemd/system/{unit}.d/own.conf"
+    host.write_file(own, "[Service]\nRuntimeDirectory=quantum\n")
+    host.sh(f"systemctl daemon-reload; systemctl restart {unit}")
+    pull = trading.pull("command")
+    trading.assert_stopped(pull.time)
+    ess.wait_complete()
+    begun = now_ns()
+    if whose == "kept":
+        host.run("systemctl", "restart", unit)
+    hold(lambda: trading.born_after(begun), 8, "released by PID 1")
+    assert ess.first_line() == ACTIVE and not ess.named("release-initiated")
+    ess("deactivate")
+    trading.all_running()

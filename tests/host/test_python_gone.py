@@ -113,6 +113,20 @@ def test_who_and_why_are_known_of_a_command_without_python(trading: Trading) -> 
     assert found["actor"]["sudo_user"] == "alice"
 
 
+def test_they_are_after_a_boot_too(trading: Trading) -> None:
+    """The word that was left of it is in /run, which a boot empties."""
+    host, ess = trading.host, Ess(trading.host)
+    take_away(host)
+    ess("activate", "--reason", "a drill", check=False, SUDO_USER="alice")
+    assert not trading.remaining()
+    host.power_cut()
+    give_back(host)
+    ess.wait_event("complete")
+    found = ess.status()
+    assert (found["trigger"], found["reason"]) == ("command", "a drill")
+    assert found["actor"]["sudo_user"] == "alice"
+
+
 def test_the_caller_s_variables_have_no_say(trading: Trading) -> None:
     """Whatever is exported under a name that the scripts use: here, where only they can stop."""
     host, ess = trading.host, Ess(trading.host)

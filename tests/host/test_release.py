@@ -484,6 +484,64 @@ def test_a_release_that_is_killed(trading: Trading, way: str) -> None:
     assert not marker(host)
 
 
+def test_a_touch_and_a_release_at_once(brisk: Trading) -> None:
+    """The accounting gives the empty flag its time meanwhile: that is no new activation."""
+    host, ess = brisk.host, Ess(brisk.host)
+    for _ in range(5):
+        host.sh(f"touch {FLAG}; exec quantum-ess deactivate")
+        brisk.all_running()
+    assert not ess.named("release-superseded")
+
+
+def test_a_note_of_long_ago(trading: Trading) -> None:
+    """Of a release that was killed. What was stopped on purpose since then stays so."""
+    host = trading.host
+    Ess(host).configure("[resume]\nsettle = 2s\n")
+    ess, begun = stopped(trading), now_ns()
+    command = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: FOUR[0] in trading.born_after(begun), SOON, "the first unit")
+    host.sh("kill -KILL $(pgrep -f '[c]ontroller deactivate')")
+    command.communicate(timeout=SOON)
+    host.run("systemctl", "start", *FOUR)
+    trading.put_down(FOUR[3])
+    ess("activate")
+    ess.wait_event("complete", 2)
+    last = ess.status()["incident"]
+    stopped_now = [e["ESS_UNIT"] for e in ess.named("stopped") if e["ESS_INCIDENT"] == last]
+    assert stopped_now == list(FOUR[:3])
+    ess("deactivate")
+    assert not trading.living(FOUR[3])
+
+
+def test_a_second_operator_is_not_who_stopped(trading: Trading) -> None:
+    """PID 1 hangs, so the flag is not on record yet; he finds all dead, and his word is kept."""
+    host, ess = trading.host, Ess(trading.host)
+    with host.frozen():
+        trading.pull("flag")
+        wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
+        ess("activate", "--reason", "checking", check=False)
+    ess.wait_complete()
+    status = ess.status()
+    assert (status["trigger"], status["reason"]) == ("flag", "")
+    (repeated,) = ess.named("repeated")
+    assert (repeated["ESS_TRIGGER"], repeated["ESS_REASON"]) == ("command", "checking")
+    ess("deactivate")
+    trading.all_running()
+
+
+def test_no_room_for_the_releases_lock(trading: Trading) -> None:
+    """That is not another release, and by flag it is no success."""
+    host, ess = trading.host, stopped(trading)
+    lock = "/run/quantum-ess/release.lock"
+    host.sh(f"rm -f {lock}; ln -s /nowhere/lock {lock}")
+    done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED and "can't be" in done.stderr, done
+    assert "another deactivation" not in done.stderr
+    host.run("rm", lock)
+    ess("deactivate")
+    trading.all_running()
+
+
 def test_release_is_repeatable(trading: Trading) -> None:
     """Ten cycles in a row: nothing wears out, no start limit is hit, no incident is shared."""
     ess = Ess(trading.host)
