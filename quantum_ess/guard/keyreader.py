@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from quantum_ess.guard.rules import Rule, Rules
 from quantum_ess.redisclient import Client, Refused, Unavailable
 
 LONGEST = 1 << 20  # bytes of a string that are read
+AGAIN = 0.1  # seconds after which data that are written again, unchanged, are another sample
 Readings = list[tuple[str, Reading]]
 
 
@@ -27,6 +29,7 @@ class Reader:
         self._kinds: dict[str, str] = {}
         self._before: dict[str, Content] = {}
         self._polled: set[str] = set()  # seen to be written before the server has said so
+        self._counted: dict[str, float] = {}  # when data were last seen to be written, monotonic
 
     @property
     def keys(self) -> list[str]:
@@ -43,7 +46,9 @@ class Reader:
             before, content = self._before.get(key), contents[key]
             self._before[key] = content
             changed = content != before
-            fresh = changed or (pushed and key not in self._polled)
+            fresh = changed or (pushed and key not in self._polled and self._again(key, now))
+            if fresh:
+                self._counted[key] = now
             if pushed:
                 self._polled.discard(key)
             elif changed and before is not None:
@@ -51,6 +56,11 @@ class Reader:
             base = Reading(now, fresh=fresh, first=before is None)
             found += [(rule.name, reading(rule, content, base, wall)) for rule in self._rules[key]]
         return found
+
+    def _again(self, key: str, now: float) -> bool:
+        """Whether it is long enough ago that data were written: EXPIRE right after HSET is no
+        second time."""
+        return now - self._counted.get(key, -math.inf) >= AGAIN
 
     def _contents(self, keys: list[str]) -> dict[str, Content]:
         found: dict[str, Content] = {}

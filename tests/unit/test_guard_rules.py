@@ -15,11 +15,11 @@ from test_config import Files
 from test_guard_evaluate import fired, rule
 
 from quantum_ess.config import load
-from quantum_ess.guard import rules
+from quantum_ess.guard import keyreader, rules
 from quantum_ess.guard.condition import Limit, parse_limit
 from quantum_ess.guard.data import Content, Problem, age, number
-from quantum_ess.guard.evaluate import Reading
-from quantum_ess.guard.keyreader import Reader, reading
+from quantum_ess.guard.evaluate import BREACHED, FINE, Reading, Watch
+from quantum_ess.guard.keyreader import AGAIN, Reader, reading
 from quantum_ess.redisclient import Client, Refused, Unavailable
 from replay import BEGAN, CONDITIONS, CRASH, GAP, STEP, TICK, day, expected
 
@@ -223,8 +223,21 @@ class Held(Client):
         return [b"string" if command[0] == "TYPE" else self.value for command in commands]
 
 
-def test_a_write_counts_once(files: Files) -> None:
+class Clock:
+    """The reader's clock; a test sets it forward."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+
+def test_a_write_counts_once(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that a poll has read before Redis has told of it."""
+    clock = Clock()
+    monkeypatch.setattr(keyreader, "time", clock)
     made = rules.of(files.load("[condition c]\nredis = k\nlimit = > 5\n"))
     client = Held()
     reader = Reader(made, client)
@@ -236,11 +249,44 @@ def test_a_write_counts_once(files: Files) -> None:
     assert not fresh(False)  # what was there before
     client.value = b"9"
     assert fresh(False)  # by the poll
+    clock.now += 2 * AGAIN
     assert not fresh(True)  # the same write, told of
     assert fresh(True)  # written again, with the same value
     client.value = b"8"
     assert fresh(True)
     assert not fresh(False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "bad", "state"),
+    [("limit = > 5", b"9", BREACHED), ("measure = drop\nlimit = > 50%", b"100", FINE)],
+)
+def test_what_is_written_at_once_is_one_sample(
+    files: Files, monkeypatch: pytest.MonkeyPatch, keys: str, bad: bytes, state: str
+) -> None:
+    """HSET and then EXPIRE: Redis tells of both, 1 ms apart, and the data are the same."""
+    clock = Clock()
+    monkeypatch.setattr(keyreader, "time", clock)
+    made = rules.of(files.load(f"[condition c]\nredis = k\n{keys}\n"))
+    client = Held()
+    reader, watch = Reader(made, client), Watch(made.rules[0], made.repeat)
+
+    def take(seconds: float, pushed: bool = True) -> str:
+        clock.now += seconds
+        ((_, found),) = reader.read(["k"], pushed)
+        return watch.take(found)
+
+    take(0, pushed=False)
+    client.value = bad
+    for seconds in (1, 0.001, 0.01):
+        assert not take(seconds) and watch.evaluator.state == state
+    assert watch.evaluator.extreme.remembered() != float(bad), "one tick is no peak"
+    client.value = b"1"
+    assert not take(1) and not take(0.001) and watch.evaluator.state == FINE
+    client.value = b"9"
+    take(1)
+    if "drop" not in keys:
+        assert take(2 * AGAIN) == "breach", "written again, with the same value"
 
 
 class Lying(Client):
