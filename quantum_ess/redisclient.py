@@ -66,6 +66,14 @@ class Settings:
         rest = rest.partition("?")[0]
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
+    def place(self) -> str:
+        """What tells this Redis and its database from others, and not how to get in."""
+        address, _, query = self.url.partition("?")
+        scheme, _, rest = address.partition("://")
+        database = [pair for pair in query.split("&") if pair.startswith("db=")]
+        where = [f"{scheme}://{rest.rpartition('@')[2]}", *database]
+        return " ".join([*where, self.master, *sorted(self.sentinels)]).strip()
+
 
 class Client:
     """One connection to Redis. Not thread-safe."""

@@ -206,12 +206,18 @@ class Watch:
             self.tripped, self.disarmed = False, time
         return news
 
-    def recall(self, row: Mapping[str, Any], now: float, age: float) -> None:
-        """Go on from what a guard before this one wrote, that many seconds ago."""
+    def recall(
+        self, row: Mapping[str, Any], now: float, age: float, same_redis: bool = True
+    ) -> None:
+        """Go on from what a guard before this one wrote, that many seconds ago.
+
+        same_redis: it read from this Redis. The peak of other data is none of these.
+        """
         since = row.get("disarmed_seconds")
         if isinstance(since, int | float):
             self.disarmed = now - since - age
-        if isinstance(row.get("extreme"), int | float) and row.get("what") == self.rule.what:
+        read = (row.get("what"), row.get("source")) == (self.rule.what, self.rule.source)
+        if isinstance(row.get("extreme"), int | float) and read and same_redis:
             self.evaluator.extreme.recall(row["extreme"])
         self.tripped = row.get("tripped") is True and self.rule.mode == "enforce"
         self.excused = self.tripped and row.get("objects") is False

@@ -51,6 +51,11 @@ class Rule:
     rearm_after: float = 900.0
 
     @property
+    def on_redis(self) -> bool:
+        """Whether it is about what Redis holds, or about Redis itself."""
+        return bool(self.redis) or self.what == DOWN
+
+    @property
     def source(self) -> str:
         """What it looks at, for people."""
         if self.what == DOWN:
@@ -93,7 +98,7 @@ class Rules:
     @property
     def uses_redis(self) -> bool:
         """Whether anything is read from Redis, or its absence counts."""
-        return any(rule.redis or rule.what == DOWN for rule in self.rules)
+        return any(rule.on_redis for rule in self.rules)
 
 
 def span(seconds: float) -> str:

@@ -154,10 +154,13 @@ class Guard:
     def _follow(self, found: Rules) -> None:
         """Conditions that are as they were go on; the others begin anew."""
         old, same = self.watches, found.repeat == self.rules.repeat
+        same_redis = _place(found) == _place(self.rules)
         self.watches = {}
         for rule in found.rules:
             before = old.get(rule.name)
-            if before is None or before.rule != rule or not same:
+            # What another Redis held says nothing of the values of this one.
+            goes_on = same and (same_redis or not rule.on_redis)
+            if before is None or before.rule != rule or not goes_on:
                 self.watches[rule.name] = Watch(rule, found.repeat, before)
             else:
                 self.watches[rule.name] = before
@@ -172,11 +175,12 @@ class Guard:
             before = known.get("deaths")
             self._deaths = 1 + (before if isinstance(before, int) else 0)
             self.actions.tell("guard-died", "ESS GUARD HAD DIED and was started again", WARNING)
-        now = time.monotonic()
+        now, place = time.monotonic(), _place(self.rules)
+        same_redis = known.get("place", place) == place  # one of an older version does not say it
         for row in known["conditions"]:
             watch = self.watches.get(str(row.get("name"))) if isinstance(row, dict) else None
             if watch is not None:
-                watch.recall(row, now, max(0.0, known.get("age", 0.0)))
+                watch.recall(row, now, max(0.0, known.get("age", 0.0)), same_redis)
         self.actions.last = known.get("last") if isinstance(known.get("last"), dict) else None
 
     def _marker_renewed(self, done: str) -> None:
@@ -208,6 +212,7 @@ class Guard:
             "watchdog": state.WATCHDOG,
             "stopped": stopped,
             "poll": self.rules.poll,
+            "place": _place(self.rules),
             "redis": self.sources.redis_state(bool(down and down.evaluator.state == BREACHED)),
             "conditions": conditions,
             "last": self.actions.last,
@@ -221,3 +226,8 @@ class Guard:
         self.actions.finish(5)
         self._write(stopped=True)
         self.sources.end()
+
+
+def _place(found: Rules) -> str:
+    """Which Redis these rules are about."""
+    return redisclient.Settings(found.redis).place()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,79 @@ def test_a_reading_of_other_rules(
     new([("c", Reading(time.monotonic(), 1.0))])
     guard._receive(0.05)
     assert guard.watches["c"].evaluator.reading is not None
+
+
+HERE, THERE = "redis://127.0.0.1/0", "redis://:secret@127.0.0.1/1"
+
+
+def fall(field: str = "equity") -> Rule:
+    return replace(rule("drop", below="> 50%"), field=field, samples=1)
+
+
+def peak(guard: Guard) -> float | None:
+    return guard.watches["c"].evaluator.extreme.remembered()
+
+
+def show_peak(guard: Guard) -> None:
+    """A peak of 100, and then a fall by half at most."""
+    for n, value in enumerate((100, 100, 60)):
+        guard.take("c", Reading(float(n), value))
+    assert peak(guard) == 100
+
+
+def test_another_redis_begins_anew(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak of what one Redis held is not applied to what another holds."""
+    Path(group.flag).touch()
+    guard, _, path = guard_with(monkeypatch, group, fall())
+    show_peak(guard)
+    guard.watches["c"].tripped = True
+
+    def reload(url: str, timeout: str) -> None:
+        redis = {"redis.url": url, "redis.timeout_ms": timeout}
+        path.write_text(rules.text(Rules(redis=redis, rules=(fall(),))))
+        assert guard._tick()
+
+    reload(HERE.replace("/0", ":6379/0"), "700")
+    assert peak(guard) == 100, "the same Redis"
+    reload(THERE, "700")
+    assert peak(guard) is None and not told
+    assert guard.watches["c"].tripped, "the incident goes on all the same"
+
+
+@pytest.mark.parametrize(
+    ("url", "field", "expected"),
+    [
+        (HERE, "equity", 100),
+        (HERE.replace("//", "//user:other@"), "equity", 100),
+        (THERE, "equity", None),
+        (HERE, "exposure", None),
+    ],
+)
+def test_what_a_restart_remembers(
+    group: Group,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    field: str,
+    expected: float | None,
+) -> None:
+    """The peak, if it is of the same field in the same Redis."""
+    found = Rules(redis={"redis.url": HERE}, rules=(fall(),))
+    guard, _, path = guard_with(monkeypatch, group, fall())
+    path.write_text(rules.text(found))
+    assert guard._load()
+    show_peak(guard)
+    guard.watches["c"].tripped = True
+    guard._write()
+    path.write_text(rules.text(replace(found, redis={"redis.url": url}, rules=(fall(field),))))
+    guard = Guard(group)
+    assert guard._load()
+    guard._recall()
+    assert peak(guard) == expected
+    assert guard.watches["c"].tripped
+    assert "secret" not in Path(state.path(group)).read_text()
 
 
 def test_rules_that_go_while_they_could_not_be_read(
