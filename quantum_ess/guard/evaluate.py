@@ -14,6 +14,7 @@ from quantum_ess.guard.condition import number
 from quantum_ess.guard.rules import Rule
 from quantum_ess.guard.windows import Count, Extreme
 
+LACKS = ("age", "missing", "unchanged")  # breached if nobody writes
 STARTING, FINE, BREACHED, UNKNOWN = "starting", "fine", "breached", "unknown"
 
 
@@ -56,14 +57,18 @@ class Evaluator:
         self._doubt: float | None = None  # unknown, though the source answers, since then
         self._changed: tuple[str, float] | None = None
         self._read: float | None = None  # when its source last answered
+        self._pardoned: float | None = None  # until then old data do not count, nor for samples
 
     def take(self, reading: Reading) -> str:
         """Take one reading; what is due with it."""
         if reading.first and reading.reachable and self._changed and self._read is not None:
             text, since = self._changed  # who writes it could not reach the source either
             self._changed = (text, since + reading.time - self._read)
+        written = reading.fresh and not reading.first
+        before = self.state if self._pardoned is None else ""  # what was pardoned lasts from now on
+        if self._pardoned is not None and (written or reading.time >= self._pardoned):
+            self._pardoned = None
         sample = self._is_sample(reading)
-        before = self.state
         self.value, self.problem = self._measure(reading, sample)
         if self.value is None:
             self._unknown(reading)
@@ -75,6 +80,19 @@ class Evaluator:
         self._read = reading.time if reading.reachable else self._read
         self.due = self._due(reading)
         return self.due
+
+    def pardon(self, time: float) -> None:
+        """Count anew from that time on what says no more than that nobody writes."""
+        if self._doubt is not None:
+            self._doubt = time
+        if self.rule.what in LACKS:
+            self.lasted, self.samples = 0.0, 0
+        if self.rule.what in LACKS or self.due == "unknown":
+            self.due = ""
+        if self.rule.what == "age":
+            self._pardoned = time + self.rule.limit.number
+        if self._changed is not None:
+            self._changed = (self._changed[0], time)
 
     def _is_sample(self, reading: Reading) -> bool:
         if reading.first:
@@ -142,7 +160,7 @@ class Evaluator:
             sample = not reading.first  # data that get worse by themselves (age) begin here
         elif before == BREACHED and not reading.first and self.reading:
             self.lasted += reading.time - self.reading.time
-        if sample:
+        if sample and self._pardoned is None:
             self.samples += 1
             self._counted = reading.time
 
@@ -183,12 +201,12 @@ class Watch:
 
     def trip(self, due: str, latched: bool) -> None:
         """It has acted, would have, or has come true while others had."""
-        lacks = due == "unknown" or self.rule.what in ("age", "missing", "unchanged")
+        lacks = due == "unknown" or self.rule.what in LACKS
         self.tripped, self.excused = True, latched and lacks
 
     def take(self, reading: Reading) -> str:
         """Take a reading; "breach" or "unknown" if that is due, and it may act or warn."""
-        due = self.evaluator.take(reading)
+        self.evaluator.take(reading)
         fine = self.evaluator.state == FINE
         waited = self.disarmed is not None and reading.time - self.disarmed
         if fine or (waited is not False and waited >= self.rule.rearm_after):
@@ -197,7 +215,12 @@ class Watch:
             self.warned = False
             if self.rule.mode != "enforce":
                 self.tripped = False
-        return due if self.armed else ""
+        return self.due
+
+    @property
+    def due(self) -> str:
+        """What is due with the last reading, if it may act or warn."""
+        return self.evaluator.due if self.armed else ""
 
     def released(self, time: float) -> bool:
         """No incident is under way; whether that was news."""
@@ -205,6 +228,15 @@ class Watch:
         if news:
             self.tripped, self.disarmed = False, time
         return news
+
+    def pardon(self, time: float) -> None:
+        """A release, just now: who writes the data may have been stopped, and begins anew.
+
+        What waits to be seen healthy would only seem so.
+        """
+        lacks = self.rule.what in LACKS or self.rule.unknown == "activate"
+        if self.rule.redis and lacks and (self.armed or self.evaluator.state == FINE):
+            self.evaluator.pardon(time)
 
     def recall(
         self, row: Mapping[str, Any], now: float, age: float, same_redis: bool = True

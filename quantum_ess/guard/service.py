@@ -47,6 +47,7 @@ class Guard:
         self._written = 0.0
         self._changed = True
         self._flag = latch.inode(group)
+        self._latched = group.latched()
 
     def stop(self, *_: object) -> None:
         """End in order; also a signal handler."""
@@ -90,8 +91,11 @@ class Guard:
             return  # of rules that are no more
         before = watch.evaluator.state
         due = watch.take(reading)
+        if due and self._latched:  # unless it was released since the last tick
+            self._look_at_latch()
+            due = watch.due
         if due and self.actions.act(watch, due):
-            self._flag = latch.inode(self.group)
+            self._flag, self._latched = latch.inode(self.group), self.group.latched()
             self._changed = True
         self._changed |= watch.evaluator.state != before
 
@@ -122,13 +126,17 @@ class Guard:
             known = (record.load(self.group.record) or {}).get("incident")
             another = known != latch.incident(self._flag)
         self._flag = flag
-        if self.group.latched() and not another:
+        before, self._latched = self._latched, self.group.latched()
+        if self._latched and not another:
             return
+        now = time.monotonic()
         for watch in self.watches.values():
             if watch.objects and watch.rule.mode == "enforce" and watch.evaluator.state != FINE:
                 text = f"ESS GUARD: released although {watch.reason()}"
                 self.actions.tell("guard-released", text, WARNING)
-            self._changed |= watch.released(time.monotonic())
+            self._changed |= watch.released(now)
+            if before:
+                watch.pardon(now)
 
     # Rules and state
 

@@ -16,7 +16,7 @@ from quantum_ess.group import Group
 from quantum_ess.guard import rules, sources, state
 from quantum_ess.guard.actions import Actions
 from quantum_ess.guard.condition import parse_limit
-from quantum_ess.guard.evaluate import Reading, Watch
+from quantum_ess.guard.evaluate import BREACHED, Reading, Watch
 from quantum_ess.guard.rules import Rule, Rules
 from quantum_ess.guard.service import Guard
 from quantum_ess.redisclient import Client
@@ -52,6 +52,19 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(account, "settle", lambda *_: None)
     monkeypatch.setattr(Actions, "tell", lambda self, event, *_: told.append(event))
     return told
+
+
+class Clock:
+    """The guard's clock, which only a test sets forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("quantum_ess.guard.service.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
 
 
 def rule(what: str = "value", redis: str = "k", below: str = "> 10") -> Rule:
@@ -118,6 +131,93 @@ def test_a_reading_of_other_rules(
     new([("c", Reading(time.monotonic(), 1.0))])
     guard._receive(0.05)
     assert guard.watches["c"].evaluator.reading is not None
+
+
+AGE = rule("age", below="> 30s")
+GONE = replace(rule("missing"), lasting=10.0)
+STUCK = rule("unchanged", below="> 30s")
+DOUBT = replace(rule(), unknown="activate", unknown_for=10.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "silent", "acts"),
+    [  # what is read until the release, what from then on, and the second at which that stops
+        (AGE, 25.0, 31.0, 30),
+        (replace(AGE, samples=2), 25.0, 31.0, 35),  # one more `repeat`
+        (replace(AGE, samples=2), 31.0, 32.0, 36),
+        (replace(AGE, lasting=5.0), 31.0, 32.0, 35),
+        (GONE, 1.0, 1.0, 10),
+        (replace(GONE, lasting=3.0), 0.0, 1.0, 3),
+        (STUCK, 1.0, 1.0, 31),
+        (DOUBT, None, None, 10),
+    ],
+)
+def test_what_the_stop_held_back_does_not_stop_again(
+    group: Group,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Rule,
+    before: float | None,
+    silent: float | None,
+    acts: int,
+) -> None:
+    """An incident shorter than it takes to trip: whoever writes has that long to write again."""
+    clock = Clock(monkeypatch)
+    Path(group.flag).touch()
+    guard, _, _ = guard_with(monkeypatch, group, found)
+
+    def read(value: float | None) -> None:
+        problem = "" if value is not None else "is not there"
+        guard.take("c", Reading(clock.now, value, problem, fresh=False, text="same"))
+
+    guard.take("c", Reading(clock.now, 0.0, first=True, text="same"))
+    for _ in range(5):
+        clock.now += 1
+        read(before)
+    assert guard._tick() and not told
+    Path(group.flag).unlink()
+    if found is not AGE:  # its breach is read before the loop has looked at the latch again
+        assert guard._tick()
+    for _ in range(acts):
+        read(silent)
+        assert not told, clock.now
+        clock.now += 1
+    read(silent)
+    assert told == ["stop"]
+
+
+def test_what_is_written_after_a_release_counts(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old data that are written anew, and what is no lack of data."""
+    clock = Clock(monkeypatch)
+    for found, tick in ((replace(AGE, samples=2), True), (replace(DOUBT, samples=2), False)):
+        Path(group.flag).touch()
+        guard, _, _ = guard_with(monkeypatch, group, found)
+        guard.take("c", Reading(clock.now, 0.0))
+        Path(group.flag).unlink()
+        assert not tick or guard._tick()
+        guard.take("c", Reading(clock.now, 99.0))
+        assert not told
+        guard.take("c", Reading(clock.now, 99.0))
+        assert told.pop() == "stop"
+
+
+def test_what_waits_to_be_seen_healthy_does_not_seem_so(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    Path(group.flag).touch()
+    guard, _, _ = guard_with(monkeypatch, group, STUCK)
+    guard.take("c", Reading(clock.now, 1.0, text="same"))
+    clock.now += 31
+    guard.take("c", Reading(clock.now, 1.0, text="same"))
+    assert told == ["guard-joined"]
+    Path(group.flag).unlink()
+    assert guard._tick()
+    guard.take("c", Reading(clock.now, 1.0, text="same"))
+    watch = guard.watches["c"]
+    assert watch.evaluator.state == BREACHED and not watch.armed
 
 
 HERE, THERE = "redis://127.0.0.1/0", "redis://:secret@127.0.0.1/1"
