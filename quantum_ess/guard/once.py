@@ -8,17 +8,19 @@ from contextlib import suppress
 
 from quantum_ess import worker
 from quantum_ess.guard import hostsource
-from quantum_ess.guard.evaluate import Reading, Watch
+from quantum_ess.guard.evaluate import FINE, Reading, Watch
 from quantum_ess.guard.keyreader import Reader, Readings
 from quantum_ess.guard.rules import DOWN, Rules
 from quantum_ess.redisclient import Client, Settings
 from quantum_ess.systemd import Manager
 
+HISTORY = ("drop", "rise", "restarts", "unchanged")  # measured against what was before
+
 
 def look(rules: Rules) -> tuple[list[Watch], str]:
     """Each condition with one reading, and what is wrong with Redis, "" if nothing.
 
-    What needs a time, a second sample or a window can't be told by one look.
+    One look takes a breach for one however short it is, and what needs a history for unknown.
     """
     found: dict[str, Reading] = {}
     problem: list[str] = []
@@ -42,7 +44,10 @@ def look(rules: Rules) -> tuple[list[Watch], str]:
             found[DOWN] = Reading(time.monotonic(), float(bool(problem[0])))
         watch = Watch(rule, rules.repeat)
         late = Reading(time.monotonic(), problem="Redis does not answer" if rule.redis else "late")
-        watch.take(found.get(rule.name, late))
+        reading = found.get(rule.name, late)
+        watch.take(reading)
+        if rule.what in HISTORY and watch.evaluator.state == FINE:
+            watch.take(reading._replace(value=None, problem="one look can't tell"))
         watches.append(watch)
     return watches, problem[0] if problem else ""
 

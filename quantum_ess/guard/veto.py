@@ -69,7 +69,8 @@ def _without_guard(group: Group, tripped: set[str], health: str) -> tuple[list[s
     try:
         found = rules.read(state.rules_path(group))
     except (OSError, ValueError) as error:
-        return [], [*notes, f"the guard's rules can't be read: {error}"]
+        unread = f"the guard's rules can't be read: {error}"
+        return [f"{name}: {unread}" for name in sorted(tripped)], notes
     watches = once.look(found)[0] if found else []
     return [
         watch.reason()
