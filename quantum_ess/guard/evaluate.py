@@ -14,7 +14,9 @@ from quantum_ess.guard.condition import number
 from quantum_ess.guard.rules import Rule
 from quantum_ess.guard.windows import Count, Extreme
 
+SHADOW, WARNED = "guard-shadow", "guard-warning"  # entries of what may flicker
 LACKS = ("age", "missing", "unchanged")  # breached if nobody writes
+TOLD_APART = 60.0  # seconds between two entries of a kind about a condition that flickers
 STARTING, FINE, BREACHED, UNKNOWN = "starting", "fine", "breached", "unknown"
 
 
@@ -185,6 +187,8 @@ class Watch:
         self.excused = False  # it only lacks data, while those who write them may be stopped
         self.disarmed: float | None = None  # since a release, until seen healthy
         self.warned = False
+        self._told: dict[str, float] = {}  # entry -> when it was last written
+        self._untold: set[str] = set()  # entries that wait until the last one is long enough ago
         if before and before.rule.mode == rule.mode == "enforce":
             self.tripped, self.excused = before.tripped, before.excused
             self.disarmed = before.disarmed
@@ -213,6 +217,7 @@ class Watch:
             self.disarmed = None
         if fine:
             self.warned = False
+            self._untold.clear()
             if self.rule.mode != "enforce":
                 self.tripped = False
         return self.due
@@ -220,7 +225,23 @@ class Watch:
     @property
     def due(self) -> str:
         """What is due with the last reading, if it may act or warn."""
-        return self.evaluator.due if self.armed else ""
+        return self.evaluator.due if self.armed or SHADOW in self._untold else ""
+
+    def tell(self, event: str, news: bool) -> bool:
+        """Whether to write that entry, now that this is due; news: it was not due before.
+
+        One that comes too soon is written later if it is due by then: what comes and goes many
+        times a second must not flood the trail.
+        """
+        if not news and event not in self._untold:
+            return False
+        now = self.evaluator.reading.time if self.evaluator.reading else 0.0
+        if now - self._told.get(event, -math.inf) < TOLD_APART:
+            self._untold.add(event)
+            return False
+        self._told[event] = now
+        self._untold.discard(event)
+        return True
 
     def released(self, time: float) -> bool:
         """No incident is under way; whether that was news."""

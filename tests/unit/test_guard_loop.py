@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from madeup import group_below
 
-from quantum_ess import account, activate, latch, plan
+from quantum_ess import account, activate, latch, plan, record
 from quantum_ess.group import Group
 from quantum_ess.guard import rules, sources, state
 from quantum_ess.guard.actions import Actions
@@ -20,6 +21,7 @@ from quantum_ess.guard.evaluate import BREACHED, Reading, Watch
 from quantum_ess.guard.rules import Rule, Rules
 from quantum_ess.guard.service import Guard
 from quantum_ess.redisclient import Client
+from quantum_ess.trail import Trail
 
 
 class Quiet(sources.Sources):
@@ -218,6 +220,63 @@ def test_what_waits_to_be_seen_healthy_does_not_seem_so(
     guard.take("c", Reading(clock.now, 1.0, text="same"))
     watch = guard.watches["c"]
     assert watch.evaluator.state == BREACHED and not watch.armed
+
+
+@pytest.mark.parametrize(("mode", "entry"), [("shadow", "guard-shadow"), ("warn", "guard-warning")])
+def test_what_flickers_does_not_flood_the_trail(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch, mode: str, entry: str
+) -> None:
+    """An entry a minute, however often it comes and goes; one that waits is not lost."""
+    guard, _, _ = guard_with(monkeypatch, group, replace(rule(), mode=mode, samples=1))
+    for n in range(20 * 60 * 10):
+        guard.take("c", Reading(n / 20, 11.0 if n % 2 else 9.0))
+        if n == 2:
+            assert told == [entry]
+    assert told == [entry] * 10
+    now = 601.0
+    guard.take("c", Reading(now, 9.0))
+    for n in range(100):  # breached right after an entry, and then for good
+        guard.take("c", Reading(now + 1 + n, 11.0))
+    assert told == [entry] * 11
+    guard.take("c", Reading(now + 101, 9.0))
+    guard.take("c", Reading(now + 200, 9.0))
+    guard.take("c", Reading(now + 201, 11.0))
+    assert told == [entry] * 12
+
+
+def test_a_stop_is_accounted_for_before_what_waits(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many entries wait for a disk that takes its time."""
+    done: list[str] = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def log(trail: Trail, event: str, *_: object, **__: object) -> None:
+        begun.set()
+        go_on.wait()
+        done.append(f"{event} {trail.incident}".strip())
+
+    def stop(group: Group, request: activate.Request) -> activate.Outcome:
+        Path(group.flag).touch()
+        strike = activate.Strike(plan.Plan(plan.BUILT_IN, ""))
+        return activate.Outcome(latch.Flag(latch.inode(group), True), strike)
+
+    def settle(*_: object) -> None:
+        record.store(group.record, {"incident": "1"})
+        done.append("settle")
+
+    monkeypatch.setattr(Trail, "log", log)
+    monkeypatch.setattr(activate, "activate", stop)
+    monkeypatch.setattr(account, "settle", settle)
+    acts = Actions(group)
+    acts.tell("first", "")
+    assert begun.wait(10)
+    acts.tell("second", "")
+    acts.act(Watch(rule("missing"), 5.0), "breach")
+    acts.tell("third", "")
+    go_on.set()
+    acts.finish(10)
+    assert done == ["first", "settle", "second", "third 1"]
 
 
 HERE, THERE = "redis://127.0.0.1/0", "redis://:secret@127.0.0.1/1"
