@@ -89,9 +89,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
             _remember_stop(outcome, account, group)
             _mark_redis(trail, outcome, account)
             _complete(trail, outcome, account)
-        elif request.trigger == "unit" and not _ours(claim, outcome):
-            _log_repeated(trail, request, account)
-        if _joined(request, outcome) and not _ours(claim, outcome):
+        if _repeats(request, outcome, claim, account):
             _log_repeated(trail, request, account)
         if os.path.lexists(group.logged_volatile):
             _reached(group, account, stage.COMPLETE)  # the disk may take it by now
@@ -235,6 +233,14 @@ def _ours(claim: dict[str, Any], outcome: Outcome) -> bool:
     return outcome.flag.created or bool(invocation and claim.get("invocation") == invocation)
 
 
+def _repeats(request: Request, outcome: Outcome, claim: dict[str, Any], account: Account) -> bool:
+    """True of a command or unit that has found the incident under way; not of who began it."""
+    if request.trigger not in ("command", "unit") or _ours(claim, outcome):
+        return False
+    by_unit = request.trigger == account.record.get("trigger") == "unit"
+    return not account.first or (outcome.flag.inode is not None and not by_unit)
+
+
 def _log_repeated(trail: Trail, request: Request, account: Account) -> None:
     who = actor.current()
     trail.record = {**account.record, "actor": who, "trigger": request.trigger}
@@ -250,7 +256,7 @@ def _renew(group: Group, known: Record) -> None:
     """
     if known.get("actor", {}).get("uid") and latch.secure(group) and os.path.isfile(group.flag):
         with suppress(OSError):
-            latch.replace(group, str(known["since"]), int(1e9 * float(known["epoch"])))
+            latch.renew(group, str(known["since"]), int(1e9 * float(known["epoch"])))
 
 
 def _reached(group: Group, account: Account, what: str) -> None:
@@ -322,10 +328,12 @@ def _about(
         "actor": _default_actor(group, request, outcome),
         "reason": request.reason,
     }
-    known = {key: claim[key] for key in ABOUT if claim.get(key)}
-    if not known and not outcome.flag.created and existing and existing.get("actor"):
+    known: Record = {}
+    if claim.get("trigger"):
+        known = {"reason": "", **{key: claim[key] for key in ABOUT if key in claim}}
+    elif not outcome.flag.created and existing and existing.get("actor"):
         known = {"reason": "", **{key: existing[key] for key in ABOUT if key in existing}}
-    elif not known and _joined(request, outcome):
+    elif _joined(request, outcome):
         known = {"trigger": "flag", "actor": actor.owner(group.flag), "reason": ""}
     about = {**ours, **known}
     if about["actor"].get("uid") and not about["reason"]:
@@ -537,8 +545,8 @@ def _see(group: Group) -> None:
     """As strike's see. A flag that has gone was seen by others, if in another directory maybe."""
     if not os.path.lexists(group.flag) and record.text(group.seen):
         return
+    status = os.lstat(os.path.dirname(group.flag))
     with open(group.seen, "w", encoding="ascii") as file, suppress(OSError):
-        status = os.lstat(os.path.dirname(group.flag))
         file.write(f"{status.st_dev} {status.st_ino}\n")
 
 

@@ -206,6 +206,8 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
     strike = outcome.strike
     manager: Manager | None = None
     problem = ""
+    units: list[Unit] = []
+    outside: list[str] = []
     next_look = time.monotonic() + PROMPT
     while True:
         outcome.living = strike.blow()
@@ -215,13 +217,14 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             units = [] if strike.spare else push(manager, strike.plan)
             restless = bool(units)
             if units and not outcome.living and time.monotonic() >= next_look:
-                outcome.living = strike.outside(manager, units)
+                outside = strike.outside(manager, units)
                 next_look = time.monotonic() + PROMPT
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"
             manager = None
         if not outcome.living and not restless:
+            outside = []
             outcome.living = strike.blow()
             if not outcome.living:
                 break
@@ -229,13 +232,22 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             break
         if manager is None or not manager.wait(0.01):
             time.sleep(0.005)  # nothing to wait for without PID 1
-    if outcome.living and not strike.spare:  # seen alive just now, and killed
+    if (outcome.living or outside) and not strike.spare:  # seen alive just now, and killed
         time.sleep(DYING)
         outcome.living = strike.blow()
+        outcome.living += _still(outcome, manager, [u for u in units if u.name in outside])
     if problem:
         outcome.problems.append(problem)
     if manager is not None:
         manager.close()
+
+
+def _still(outcome: Outcome, manager: "Manager | None", units: "list[Unit]") -> list[str]:
+    """Of those units, the ones with a main process outside of its cgroup that lives on."""
+    try:
+        return outcome.strike.outside(manager, units) if manager else [unit.name for unit in units]
+    except Exception:  # as above
+        return [unit.name for unit in units]
 
 
 def _connect(deadline: float) -> "Manager":

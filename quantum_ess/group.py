@@ -170,6 +170,11 @@ class Group:
         return self.run + "/withdrawn"
 
     @property
+    def renewed(self) -> str:
+        """Which flag (inode, mtime) was put in the place of which, once that was on record."""
+        return self.run + "/renewed"
+
+    @property
     def lock(self) -> str:
         """Held while record and trail are written; never before a kill."""
         return self.run + "/lock"

@@ -137,6 +137,33 @@ def replace(group: Group, text: str, time_ns: int | None = None) -> int:
     return number(group, status)
 
 
+def renew(group: Group, text: str, time_ns: int) -> None:
+    """Put a flag of root's own in the place of the one that is there, and note which that was.
+
+    Only who has seen that one, as it was in the end, may take the new one for it. Raises OSError.
+    """
+    old = f"{_beside(group)}/.released.{os.getpid()}.{os.urandom(6).hex()}"
+    os.link(group.flag, old, follow_symlinks=False)
+    try:
+        number_now = replace(group, text, time_ns)
+        before = mark(old)
+    finally:
+        os.unlink(old)
+    if before:
+        with open(group.renewed, "w", encoding="ascii") as file:
+            file.write(f"{before[0]} {before[1]} {number_now % DEVICE} {time_ns}\n")
+
+
+def renewed(group: Group) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The marks of the last flag that was put in another's place: that one's, and its own."""
+    try:
+        with open(group.renewed, encoding="ascii") as file:
+            old, old_ns, new, new_ns = (int(word) for word in file.read(200).split())
+    except (OSError, ValueError):
+        return None
+    return (old, old_ns), (new, new_ns)
+
+
 def secure(group: Group) -> bool:
     """Make the flag root's, so that nobody else can take it away; False if there is none.
 

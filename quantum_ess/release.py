@@ -158,11 +158,9 @@ class Release:
         now = latch.mark(self.group.flag)
         if not self.mark or not now:
             return
-        known, number = self.record, self.incident.rpartition("-")[2]
-        by_member = known.get("actor", {}).get("uid") and number.isdecimal()
-        same = by_member and int(number) % latch.DEVICE == self.mark[0]
-        renewed = same and now[1] == int(1e9 * float(known.get("epoch", 0)))
-        if renewed or now == (self.mark[0], latch.filled(self.mark[1])):
+        filled = (self.mark[0], latch.filled(self.mark[1]))
+        renewed = latch.renewed(self.group)
+        if now == filled or (renewed and renewed[0] in (self.mark, filled) and now == renewed[1]):
             self.mark = now
 
     def _clear_marker(self) -> list[str]:
@@ -276,7 +274,7 @@ class Release:
             self.opened = True
             record.sync_directory(self.group.state)
             group = self.group
-            notes = (group.began, group.seen, group.restored, group.withdrawn)
+            notes = (group.began, group.seen, group.restored, group.withdrawn, group.renewed)
             for note in (*notes, group.marker_told):  # without the last the watch asks Redis
                 with contextlib.suppress(OSError):
                     record.remove(note)

@@ -125,20 +125,14 @@ def listens() -> bool:
 
 def spooled(group: Group) -> list[str]:
     """Entries that wait for journald, oldest first; full paths."""
-    over = delivered(group)
-    paths = [path for path in _kept(group) if os.path.basename(path) not in over]
-    return sorted(paths, key=os.path.basename)
-
-
-def _kept(group: Group) -> list[str]:
-    paths = []
+    paths, over = [], delivered(group)
     for directory in (group.spool, group.run + "/spool"):
         try:
-            names = [n for n in os.listdir(directory) if not n.endswith(".new")]
+            names = [n for n in os.listdir(directory) if not n.endswith(".new") and n not in over]
         except OSError:
             continue
         paths += [f"{directory}/{name}" for name in names]
-    return paths
+    return sorted(paths, key=os.path.basename)
 
 
 def delivered(group: Group) -> set[str]:
@@ -176,15 +170,14 @@ def _let_go(group: Group, path: str) -> None:
 def _sweep(group: Group) -> None:
     """Remove what was noted so, once the disk lets go of it."""
     over = delivered(group)
-    for path in _kept(group) if over else []:
-        if os.path.basename(path) in over:
-            try:
-                records.remove(path)
-            except OSError:
-                return
-    if over:
-        with suppress(OSError):
-            records.remove(group.run + SPOOL_DONE)
+    if not over or not os.path.isdir(group.spool):
+        return
+    try:
+        for name in over:
+            records.remove(f"{group.spool}/{name}")
+        records.remove(group.run + SPOOL_DONE)
+    except OSError:
+        return  # it still holds them
 
 
 def short(unit: str) -> str:

@@ -7,13 +7,23 @@ import pytest
 
 from host import Host
 from kinds import FOUR
-from product import ACTIVE, DONE, INACTIVE, NOT_PERMITTED, NOT_VERIFIED, RECORD, Ess
+from product import (
+    ACTIVE,
+    DONE,
+    INACTIVE,
+    NOT_PERMITTED,
+    NOT_RELEASED,
+    NOT_VERIFIED,
+    RECORD,
+    WATCH,
+    Ess,
+)
 from trading import FLAG, Trading
-from waiting import SOON, hold, wait_until
+from waiting import SOON, hold, now_ns, wait_until
 
 MEMBER, STRANGER, GROUP = "alice", "mallory", "stoppers"
 DIRECTORY = "/run/quantum"
-WATCH = "quantum-ess-watch.service"
+WATCHING = "quantum-ess-watch.service"
 SECRET = "/etc/secret"  # stands for any file of root's that must stay as it is
 
 # Each must fail, as a member, while ESS is active; all must leave the flag where and as it is.
@@ -346,6 +356,25 @@ def test_a_release_at_once_is_no_new_activation(market: Trading) -> None:
     assert not ess.named("release-superseded")
 
 
+def test_an_activation_meanwhile_wins(market: Trading) -> None:
+    """The release waits for the record of a member's stop; root activates, and writes it."""
+    host, ess, began = market.host, Ess(market.host), now_ns()
+    slow = "[Service]\nExecStartPre=/usr/bin/sleep 300\nTimeoutStartSec=400\n"
+    host.write_file("/etc/systemd/system/quantum-ess-trigger.service.d/slow.conf", slow)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "stop", *WATCH, "quantum-ess-watch.path")
+    assert as_member(host, f"touch {FLAG}") == 0
+    wait_until(lambda: not market.remaining(), SOON, "the sentry's kill")
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: host.sh("pgrep -f '[c]ontroller deactivate' || :"), SOON, "the release")
+    time.sleep(0.5)  # it has looked at the flag
+    assert ess("activate").stdout.splitlines()[0] == ACTIVE
+    said = release.communicate(timeout=SOON)
+    assert release.returncode == NOT_RELEASED, said
+    assert ess.first_line() == ACTIVE
+    assert not market.born_after(began)
+
+
 def test_the_right_goes_at_once_though_the_disk_hangs(market: Trading) -> None:
     """The last good configuration is made durable after it: that waits for as long as it takes."""
     host, ess = market.host, Ess(market.host)
@@ -357,6 +386,6 @@ def test_the_right_goes_at_once_though_the_disk_hangs(market: Trading) -> None:
         assert may_create(host)
         ess.configure("[access]\n")
         wait_until(lambda: not may_create(host), SOON, "only root may")
-        assert host.run("systemctl", "is-active", WATCH, check=False).stdout == "activating\n"
+        assert host.run("systemctl", "is-active", WATCHING, check=False).stdout == "activating\n"
     finally:
-        host.sh(f"mv -f /usr/bin/sync.away /usr/bin/sync; systemctl kill {WATCH}")
+        host.sh(f"mv -f /usr/bin/sync.away /usr/bin/sync; systemctl kill {WATCHING}")

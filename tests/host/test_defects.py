@@ -310,25 +310,33 @@ def test_a_main_process_outside_of_its_cgroup(trading: Trading, way: str) -> Non
     trading.write_unit(FOUR[1], service(LEFT, "TimeoutStopSec=60"))
     host.sh(f"systemctl daemon-reload; systemctl restart {FOUR[1]}")
     wait_until(lambda: host.sh(f"cat {OUTSIDE}/cgroup.procs || :") != "", SOON, "a way out")
-    if situation:
+    if situation:  # with a pattern, which PID 1 would take for more than we do
+        pattern = "[protect]\nunits =\nunits = quantum-*\n[keep]\nunits = quantum-rl-monitor\n"
+        Ess(host).configure(pattern)
         host.run("mv", "/usr/bin/python3", "/usr/bin/away")
+    kept = {**trading.kept_pids(), SENTRY: host.main_pid(SENTRY)}
     pull = trading.pull(trigger)
     trading.assert_stopped(pull.time)
+    assert {**trading.kept_pids(), SENTRY: host.main_pid(SENTRY)} == kept
     if situation:
         host.run("mv", "/usr/bin/away", "/usr/bin/python3")
     else:
         assert pull.status == DONE, pull
 
 
-@pytest.mark.parametrize("whose", ["kept", "protected"])
-def test_the_runtime_directory_of_a_unit(trading: Trading, whose: str) -> None:
+@pytest.mark.parametrize(
+    ("whose", "way"), [("kept", "command"), ("protected", "command"), ("protected", "flag")]
+)
+def test_the_runtime_directory_of_a_unit(trading: Trading, whose: str, way: str) -> None:
     """PID 1 removes it, and the flag in it, whenever that unit ends: nobody has meant a release."""
     host, ess = trading.host, Ess(trading.host)
     unit = "quantum-rl-monitor.service" if whose == "kept" else FOUR[2]
     own = f"/etc/systemd/system/{unit}.d/own.conf"
     host.write_file(own, "[Service]\nRuntimeDirectory=quantum\n")
     host.sh(f"systemctl daemon-reload; systemctl restart {unit}")
-    pull = trading.pull("command")
+    if way == "flag":  # nobody has noted yet where it was when it goes
+        host.run("systemctl", "stop", SENTRY)
+    pull = trading.pull(way)
     trading.assert_stopped(pull.time)
     ess.wait_complete()
     begun = now_ns()
