@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     checkhost.configuration,
     checkunits.loadable,
     checkunits.gates,
+    checkunits.runtime_directories,
     checkunits.dragged,
     checkunits.actions,
     checkunits.slices,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from quantum_ess import gate, unitfiles
-from quantum_ess.facts import Facts
+from quantum_ess.facts import SERVICE, Facts, Properties
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
 from quantum_ess.plan import is_own
 
@@ -99,6 +99,28 @@ def gates(facts: Facts) -> Iterator[Finding]:
             text = f"the gate of {name} is undone ({' and '.join(missing)}) by {' or '.join(later)}"
             hint = f"take the empty assignment out of that file; {DAEMON_RELOAD}"
             yield Finding(ERROR, "gate-undone", text, hint, name)
+
+
+def runtime_directories(facts: Facts) -> Iterator[Finding]:
+    """Whoever has PID 1 make our directories below /run: it removes them again, flag and all.
+
+    One property of each service, protected or not: systemd knows what the specifiers in it mean.
+    """
+    ours = [os.path.basename(p) for p in (os.path.dirname(facts.group.flag), facts.group.run)]
+    for name in facts.services_with("RuntimeDirectory"):
+        for directory in facts.ask(name, SERVICE, "RuntimeDirectory") or []:
+            if directory in ours and (does := _does(facts.unit(name))):
+                text = f"{name} has RuntimeDirectory={directory}: {does}"
+                hint = "give it another name there; RuntimeDirectoryPreserve= is not enough"
+                yield Finding(ERROR, "runtime-directory", text, hint, name)
+
+
+def _does(known: Properties) -> str:
+    """What that unit does to its directory in /run; "" if no harm."""
+    if known.get("RuntimeDirectoryPreserve") != "yes":
+        return "when it stops, all that is in there is removed"
+    theirs = known.get("DynamicUser") or known.get("User") not in (None, "", "root", "0")
+    return "when it starts, all that is in there is given to its user" if theirs else ""
 
 
 def dragged(facts: Facts) -> Iterator[Finding]:

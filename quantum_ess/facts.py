@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from functools import cached_property
+from itertools import filterfalse
 from typing import Any, NamedTuple
 
-from quantum_ess import actor
+from quantum_ess import actor, unitnames
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
+from quantum_ess.unitfiles import UnitFiles
 
 LIMIT = 15.0  # seconds for everything
 SERVICE, UNIT = "Service", "Unit"
@@ -61,8 +63,21 @@ class Facts:
 
     def _properties(self, path: str, interface: str) -> Properties:
         if time.monotonic() > self._deadline:
-            raise Unreachable(f"PID 1 took more than {LIMIT:g} s for all of it")
+            raise self._late()
         return self._manager.get_all(path, interface)
+
+    def _late(self) -> Unreachable:
+        return Unreachable(f"PID 1 took more than {LIMIT:g} s for all of it")
+
+    def ask(self, name: str, interface: str, key: str) -> Any:
+        """One property of a unit, cheaper than all; None if systemd can't load it."""
+        if time.monotonic() > self._deadline:
+            raise self._late()
+        try:
+            path = self.loaded[name].path if name in self.loaded else self._manager.load(name)
+            return self._manager.get(path, interface, key)
+        except Refused:
+            return None
 
     @cached_property
     def protected(self) -> list[str]:
@@ -89,6 +104,14 @@ class Facts:
         """The protected services that systemd could load."""
         named = [(name, self.unit(name)) for name in self.protected if name.endswith(".service")]
         return [(name, known) for name, known in named if known.get("LoadState") == "loaded"]
+
+    def services_with(self, setting: str) -> list[str]:
+        """Services that may have that setting, protected or not: the loaded ones, and of those
+        that are only installed, which PID 1 would have to load first, the ones whose files do."""
+        files = UnitFiles()
+        names = filterfalse(unitnames.is_template, files.names.difference(self.loaded))
+        installed = {n for n in names if files.real(n) == n and files.has_setting(n, setting)}
+        return sorted(n for n in installed.union(self.loaded) if n.endswith(".service"))
 
     def is_loaded(self, name: str) -> Unit | None:
         """The unit's row if PID 1 has it in memory."""

@@ -100,6 +100,11 @@ class UnitFiles:
                         start_only = value.lower() in _YES
         return not start_only and (directory not in ("", "/") or image != "")
 
+    def has_setting(self, name: str, setting: str) -> bool:
+        """Whether a file of the service has that setting, whatever its value."""
+        lines = (line for path in self.paths(name) for line in self._service_section(path))
+        return any(key == setting for key, _ in lines)
+
     def paths(self, name: str) -> list[str]:
         """The unit file and then its drop-ins, in the order in which they are read."""
         real = self.real(name)

@@ -133,6 +133,28 @@ def test_names(trading: Trading) -> None:
     }
 
 
+def test_a_unit_that_takes_the_flag_away(trading: Trading) -> None:
+    """Running or only installed, by a specifier too; and so it does. Not who is beside the flag."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.write_unit("recorder.service", f"{SLEEPER}RuntimeDirectory=feed quantum\n")
+    host.run("ln", "-s", "recorder.service", "/etc/systemd/system/alias.service")
+    mine = f"{SLEEPER}RuntimeDirectory=%N\nRuntimeDirectoryPreserve=yes\n"
+    trading.write_unit("quantum.service", f"{mine}User=daemon\n")
+    trading.write_unit("beside.service", f"{SLEEPER}RuntimeDirectory=quantum/feed quantum-x\n")
+    host.run("systemctl", "daemon-reload")
+    taken = {("runtime-directory", "recorder.service"), ("runtime-directory", "quantum.service")}
+    assert check(ess, ERRORS) == taken
+    host.run("systemctl", "start", "recorder.service", "beside.service")
+    assert check(ess, ERRORS) == taken
+    host.run("systemctl", "stop", "beside.service")
+    assert check(ess, ERRORS) == taken
+    drop_in(trading, "quantum.service", "[Service]\nUser=root\n")
+    host.run("systemctl", "daemon-reload")
+    assert check(ess, ERRORS) == {("runtime-directory", "recorder.service")}
+    host.run("systemctl", "stop", "recorder.service")
+    assert "flag-directory-missing" in ids(ess, ERRORS)
+
+
 def test_what_a_stop_would_set_off(trading: Trading) -> None:
     """Another unit, or the end of the host: check says so, and so it is."""
     host, ess = trading.host, Ess(trading.host)
