@@ -115,7 +115,7 @@ def full(name: str, group: Group = TRADING) -> str:
 
 
 def _gate(compiled: Compiled, name: str) -> str:
-    """As full(), but without ExecCondition= for a service with its own root directory.
+    """As full(), but without ExecCondition= where it would run in a root of the service's own.
 
     "+" does not lead out of that, and API file systems are not mounted for it: the command, if it
     is there at all, sees neither the flag nor /proc. An automatic restart of such a service is
@@ -212,10 +212,18 @@ def missing(known: Mapping[str, object], name: str) -> list[str]:
     rows = asserts if isinstance(asserts, list) else []
     held = {row[3] for row in rows if row[0] == "AssertPathExists" and row[2]}
     lacks = [] if {TRADING.flag, TRADING.record} <= held else ["AssertPathExists="]
-    own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
-    if name.endswith(".service") and not (own_root and not known.get("RootDirectoryStartOnly")):
+    if name.endswith(".service") and not _own_root(known):
         conditions = known.get("ExecCondition")
         commands = conditions if isinstance(conditions, list) else []
         if not any(TRADING.flag in " ".join(command[1]) for command in commands):
             lacks.append("ExecCondition=")
     return lacks
+
+
+def _own_root(known: Mapping[str, object]) -> bool:
+    """As UnitFiles.has_own_root, by D-Bus properties."""
+    mounted = known.get("TemporaryFileSystem")
+    if isinstance(mounted, list) and any(path == "/" for path, _ in mounted):
+        return True
+    own_root = known.get("RootDirectory") not in (None, "", "/") or known.get("RootImage")
+    return bool(own_root and not known.get("RootDirectoryStartOnly"))

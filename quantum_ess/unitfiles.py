@@ -86,9 +86,10 @@ class UnitFiles:
         return name
 
     def has_own_root(self, name: str) -> bool:
-        """Whether its conditions run in a RootDirectory= or RootImage=, systemd.exec(5)."""
+        """Whether its conditions run in a RootDirectory= or RootImage=, systemd.exec(5), or on an
+        empty root by TemporaryFileSystem=, of which RootDirectoryStartOnly= says nothing."""
         directory = image = ""
-        start_only = False
+        start_only = empty = False
         for path in self.paths(name):
             for key, value in self._service_section(path):
                 match key:
@@ -98,7 +99,9 @@ class UnitFiles:
                         image = value
                     case "RootDirectoryStartOnly":
                         start_only = value.lower() in _YES
-        return not start_only and (directory not in ("", "/") or image != "")
+                    case "TemporaryFileSystem":
+                        empty = value != "" and (empty or any(map(_is_root, value.split())))
+        return empty or (not start_only and (directory not in ("", "/") or image != ""))
 
     def has_setting(self, name: str, setting: str) -> bool:
         """Whether a file of the service has that setting, whatever its value."""
@@ -180,6 +183,12 @@ class UnitFiles:
         if target in ("", template) or not unitnames.is_template(target):
             return target and name
         return target.replace("@.", f"@{unitnames.instance_of(name)}.", 1)
+
+
+def _is_root(entry: str) -> bool:
+    """Whether that PATH[:OPTIONS] mounts something on the root directory."""
+    path = entry.strip("\"'").partition(":")[0]
+    return path != "" and path.strip("/") == ""
 
 
 def _alias(name: str, directory: str, link: str) -> str:

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from host import Host
-from kinds import FOUR, KEPT, service
+from host import STAMPS, Host
+from kinds import FOUR, KEPT, NORMAL, service
 from product import ACTIVE, ISO_TIME, RECORD, WATCH, Ess
 from trading import FLAG, WAYS, Trading
 from waiting import SOON, hold, now_ns, wait_until
@@ -116,6 +116,24 @@ def test_a_refused_start_is_loud(trading: Trading, way: str) -> None:
     assert "quantum-ess deactivate" in host.journal("-u", UNIT)
     assert "quantum-ess deactivate" in host.journal("-t", "quantum-ess")
     assert trading.born_after(pull.time) == {}
+
+
+@pytest.mark.parametrize("seen", ["/usr/local/bin/standin", "/usr /lib /lib64"])
+def test_a_service_on_an_empty_root(host: Host, seen: str) -> None:
+    """Without test(1), or with it and without a sight of the flag: it starts, and is held."""
+    bare = ("TemporaryFileSystem=/:ro", f"BindReadOnlyPaths={seen}", f"BindPaths={STAMPS}")
+    trading = Trading(host)
+    trading.write_unit(UNIT, service(NORMAL, *bare, "Restart=always", "RestartSec=0"))
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", UNIT)
+    trading.start()
+    pull = trading.pull("command")
+    trading.assert_stopped(pull.time)
+    Ess(host).wait_complete()
+    assert host.run("systemctl", "start", UNIT, check=False).returncode != 0
+    hold(lambda: trading.remaining(), 0.4, "started while latched")
+    Ess(host)("deactivate")
+    trading.all_running()
 
 
 @pytest.mark.parametrize("reload", ["daemon-reload", "daemon-reexec"])

@@ -102,6 +102,26 @@ def test_a_service_with_its_own_root_can_still_start(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "own"),
+    [
+        (["/"], True),
+        (["/:ro"], True),
+        (["/var /:ro,size=1M"], True),
+        (['/var "//:ro"'], True),
+        (["/", "/var"], True),
+        (["/", "", "/var"], False),
+        (["/var:ro /run"], False),
+    ],
+)
+def test_an_empty_root_is_one_of_its_own(host: Host, lines: list[str], own: bool) -> None:
+    """RootDirectoryStartOnly= is no word about it, systemd.service(5)."""
+    host.configure("[protect]\nunits = a\n")
+    text = "".join(f"TemporaryFileSystem={line}\n" for line in lines)
+    host.unit("a.service", text=f"[Service]\n{text}RootDirectoryStartOnly=yes\n")
+    assert held_twice(host, "a") == ([] if own else ["a"])
+
+
+@pytest.mark.parametrize(
     "drop_in",
     [
         "a-b-c.service",
@@ -176,6 +196,9 @@ def test_an_instance_that_only_a_drop_in_tells_of(host: Host) -> None:
         ({"RootDirectory": "/srv/bare"}, False),
         ({"RootDirectory": "/srv/bare", "RootDirectoryStartOnly": True}, True),
         ({"RootDirectory": "/", "RootImage": ""}, True),
+        ({"TemporaryFileSystem": [("/var", ""), ("/", "ro")]}, False),
+        ({"TemporaryFileSystem": [("/", "")], "RootDirectoryStartOnly": True}, False),
+        ({"TemporaryFileSystem": [("/run", "")]}, True),
     ],
 )
 def test_which_half_a_service_must_have(known: dict[str, object], lacks: bool) -> None:
