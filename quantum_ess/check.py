@@ -32,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     checkunits.needrestart,
     checkunits.stopping,
     checkunits.outsiders,
+    checkunits.elsewhere,
     checkhost.cgroups,
     checkhost.flag_directory,
     checkhost.disk,

@@ -24,6 +24,7 @@ WATCHERS = {  # and what without it
 # Whom a stop of a unit takes along (systemd's UNIT_ATOM_PROPAGATE_STOP).
 DRAGGED = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 CONTAINERS = ("docker", "docker-compose", "podman", "nerdctl", "lxc", "incus")
+SESSIONLESS = "User= and no PAMName= in the unit; setpriv or runuser -u in place of su"
 NEEDRESTART = "/etc/needrestart"
 BUS_SERVICES = tuple(
     f"{place}/dbus-1/system-services"
@@ -275,6 +276,31 @@ def outsiders(facts: Facts) -> Iterator[Finding]:
                 text = f"{name} runs {program}: the container's processes are not in its cgroup"
                 hint = "run the program itself, or protect the unit that holds the container"
                 yield Finding(ERROR, "container", text, hint, name)
+
+
+def elsewhere(facts: Facts) -> Iterator[Finding]:
+    """Main processes that have left their unit's control group, or may: pam_systemd(8) moves who
+    opens a session into the session's scope."""
+    places = {process.pid: process.unit for process in facts.processes}
+    for name, known in facts.services():
+        pid = known.get("MainPID", 0)
+        unit = places.get(pid, name)
+        # In init.scope it is one that PID 1 has just forked off, and which is on its way.
+        if unit not in (name, "init.scope") and not facts.protects(unit):
+            where = f"in {unit}" if unit else "in no unit"
+            text = f"the main process of {name} ({pid}) is {where}: no kill of {name} reaches it"
+            yield Finding(ERROR, "main-process-elsewhere", text, SESSIONLESS, name)
+        elif why := _session(known):
+            text = f"{name} {why}: PAM may move it to a session, where no kill of {name} reaches it"
+            yield Finding(WARNING, "pam-session", text, SESSIONLESS, name)
+
+
+def _session(known: Properties) -> str:
+    """What of a service opens a session; "" if nothing does."""
+    if known.get("PAMName"):
+        return f"has PAMName={known['PAMName']}"
+    programs = [os.path.basename(str(command[0])) for command in known.get("ExecStart", [])]
+    return "runs su" if "su" in programs else ""
 
 
 def _listed(directory: str) -> list[str]:

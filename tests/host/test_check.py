@@ -155,6 +155,21 @@ def test_a_unit_that_takes_the_flag_away(trading: Trading) -> None:
     assert "flag-directory-missing" in ids(ess, ERRORS)
 
 
+def test_a_main_process_elsewhere(trading: Trading) -> None:
+    """What moves itself out of its unit, and what may: pam_systemd does that."""
+    host, ess = trading.host, Ess(trading.host)
+    drop_in(trading, AI, "[Service]\nPAMName=login\n")
+    drop_in(trading, APPLY, "[Service]\nExecStart=\nExecStart=/bin/su daemon -c /bin/true\n")
+    host.run("systemctl", "daemon-reload")
+    may = {("pam-session", AI), ("pam-session", APPLY)}
+    assert check(ess, WARNINGS) == may
+    move = "echo $(systemctl show -PMainPID {}) >/sys/fs/cgroup/system.slice/{}/cgroup.procs"
+    host.sh(move.format(GOVERNOR, EXECUTION))  # there a kill finds it
+    assert check(ess, WARNINGS) == may
+    host.sh(move.format(GOVERNOR, "grafana-server.service"))
+    assert check(ess, ERRORS) == {*may, ("main-process-elsewhere", GOVERNOR)}
+
+
 def test_what_a_stop_would_set_off(trading: Trading) -> None:
     """Another unit, or the end of the host: check says so, and so it is."""
     host, ess = trading.host, Ess(trading.host)
