@@ -26,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     checkunits.gates,
     checkunits.runtime_directories,
     checkunits.dragged,
+    checkunits.unneeded,
     checkunits.actions,
     checkunits.slices,
     checkunits.revivers,

@@ -23,6 +23,10 @@ WATCHERS = {  # and what without it
 }
 # Whom a stop of a unit takes along (systemd's UNIT_ATOM_PROPAGATE_STOP).
 DRAGGED = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+# Whom it wants, and who keeps it with StopWhenUnneeded= (systemd's
+# UNIT_ATOM_PINS_STOP_WHEN_UNNEEDED).
+WANTED = ("Requires", "Requisite", "Wants", "BindsTo", "Upholds")
+WANTED_BY = ("RequiredBy", "RequisiteOf", "WantedBy", "BoundBy", "UpheldBy")
 CONTAINERS = ("docker", "docker-compose", "podman", "nerdctl", "lxc", "incus")
 SESSIONLESS = "User= and no PAMName= in the unit; setpriv or runuser -u in place of su"
 NEEDRESTART = "/etc/needrestart"
@@ -137,13 +141,34 @@ def dragged(facts: Facts) -> Iterator[Finding]:
                 seen.add(other)
                 rest.append(other)
                 if other in facts.loaded and not facts.protects(other) and not is_own(other):
-                    yield _victim(facts, name, current, other)
+                    yield _dependent(facts, name, current, other)
 
 
-def _victim(facts: Facts, name: str, current: str, other: str) -> Finding:
+def _dependent(facts: Facts, name: str, current: str, other: str) -> Finding:
     through = f" (through {current})" if current != name else ""
     text = f"{other} depends on {name}{through}: a stop takes it along"
     hint = f"take Requires=, BindsTo= or PartOf= {current} out of {other}; Wants= does no harm"
+    return _victim(facts, other, text, hint)
+
+
+def unneeded(facts: Facts) -> Iterator[Finding]:
+    """Units outside the plan that PID 1 stops once no protected one needs them any more."""
+    wanted = [
+        o for name in facts.protected for key in WANTED for o in facts.unit(name).get(key, [])
+    ]
+    for other in dict.fromkeys(map(str, wanted)):
+        if not facts.runs(other) or facts.protects(other) or is_own(other):
+            continue
+        known = facts.unit(other)
+        needed = {str(name) for key in WANTED_BY for name in known.get(key, [])}
+        running = sorted(filter(facts.runs, needed))
+        if known.get("StopWhenUnneeded") and running and all(map(facts.protects, running)):
+            text = f"{other} has StopWhenUnneeded=yes, and only {' and '.join(running)} needs it"
+            hint = f"set StopWhenUnneeded=no in a drop-in (systemctl edit {other})"
+            yield _victim(facts, other, f"{text}: a stop takes it along", hint)
+
+
+def _victim(facts: Facts, other: str, text: str, hint: str) -> Finding:
     if facts.plan.keeps(other):
         return Finding(ERROR, "kept-dragged", f"kept unit {text}", hint, other)
     return Finding(NOTE if other.endswith(".target") else WARNING, "dragged", text, hint, other)

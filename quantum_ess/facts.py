@@ -117,6 +117,11 @@ class Facts:
         """The unit's row if PID 1 has it in memory."""
         return self.loaded.get(name)
 
+    def runs(self, name: str) -> bool:
+        """Whether it runs, or is about to."""
+        row = self.loaded.get(name)
+        return row is not None and not row.at_rest
+
     @cached_property
     def processes(self) -> list[Process]:
         """Every process of the host."""

@@ -170,6 +170,25 @@ def test_a_main_process_elsewhere(trading: Trading) -> None:
     assert check(ess, ERRORS) == {*may, ("main-process-elsewhere", GOVERNOR)}
 
 
+def test_what_nobody_needs_after_a_stop(trading: Trading) -> None:
+    """PID 1 stops it then: check says so, and so it is. Not what others need too."""
+    host, ess = trading.host, Ess(trading.host)
+    monitor = "quantum-rl-monitor.service"
+    unneeded = "[Unit]\nStopWhenUnneeded=yes\n"
+    trading.write_unit("bridge.service", unneeded + SLEEPER)
+    trading.write_unit("shared.service", unneeded + SLEEPER)
+    drop_in(trading, monitor, unneeded)
+    drop_in(trading, AI, f"[Unit]\nWants=bridge.service shared.service {monitor}\n")
+    drop_in(trading, "grafana-server.service", "[Unit]\nWants=shared.service\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "bridge.service", "shared.service")
+    assert check(ess, ERRORS) == {("dragged", "bridge.service"), ("kept-dragged", monitor)}
+    trading.assert_stopped(trading.pull("command").time)
+    stopped = lambda: {host.unit_state("bridge.service"), host.unit_state(monitor)} == {"inactive"}  # noqa: E731
+    wait_until(stopped, SOON, "an end of what nobody needs")
+    assert host.unit_state("shared.service") == "active"
+
+
 def test_what_a_stop_would_set_off(trading: Trading) -> None:
     """Another unit, or the end of the host: check says so, and so it is."""
     host, ess = trading.host, Ess(trading.host)
