@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     checkunits.dragged,
     checkunits.unneeded,
     checkunits.actions,
+    checkunits.startable,
     checkunits.slices,
     checkunits.revivers,
     checkunits.needrestart,

@@ -195,6 +195,15 @@ def actions(facts: Facts) -> Iterator[Finding]:
                     yield Finding(WARNING, "starts-another", text, hint, name)
 
 
+def startable(facts: Facts) -> Iterator[Finding]:
+    """Protected units that a release may not start."""
+    for name in facts.protected:
+        if facts.unit(name).get("RefuseManualStart") and not name.endswith(".scope"):
+            text = f"{name} has RefuseManualStart=yes: a release would fail at it"
+            hint = f"take it out (systemctl edit {name}), or {name} out of [protect] units"
+            yield Finding(ERROR, "manual-start-refused", text, hint, name)
+
+
 def slices(facts: Facts) -> Iterator[Finding]:
     """Kept units in a protected slice."""
     ours = [name.removesuffix(".slice") for name in facts.protected if name.endswith(".slice")]

@@ -412,9 +412,12 @@ def _row(manager: Manager, name: str) -> Unit:
 
 
 def _load_state(manager: Manager, name: str) -> str:
-    """LoadState= of a unit, or what systemd says instead."""
+    """LoadState= of a unit, or what keeps it from being started."""
     try:
-        return str(manager.get(manager.load(name), "Unit", "LoadState"))
+        path = manager.load(name)
+        if manager.get(path, "Unit", "RefuseManualStart"):
+            return "it has RefuseManualStart=yes"
+        return str(manager.get(path, "Unit", "LoadState"))
     except Refused as error:
         return str(error)
 

@@ -81,6 +81,7 @@ def test_units(trading: Trading) -> None:
     trading.write_unit("middle.service", depends + SLEEPER)
     drop_in(trading, "quantum-rl-monitor.service", "[Unit]\nRequires=middle.service\n")
     drop_in(trading, GOVERNOR, "[Service]\nExecStart=\nExecStart=/usr/bin/docker run governor\n")
+    drop_in(trading, AI, "[Unit]\nRefuseManualStart=yes\n")
     bus = "/usr/share/dbus-1/system-services/org.example.Governor.service"
     host.write_file(bus, f"[D-BUS Service]\nName=org.example.Governor\nSystemdService={GOVERNOR}\n")
     host.sh("cp /usr/lib/systemd/system/quantum-ess.path /etc/systemd/system/")
@@ -91,6 +92,7 @@ def test_units(trading: Trading) -> None:
         ("timer-not-protected", AI),
         ("path-not-protected", AI),
         ("socket-not-protected", AI),
+        ("manual-start-refused", AI),
         ("gate-undone", AI),
         ("gate-undone", EXECUTION),
         ("kill-mode", APPLY),

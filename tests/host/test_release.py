@@ -232,6 +232,24 @@ def test_one_that_dies_while_it_settles(trading: Trading) -> None:
     assert ess.latched()
 
 
+def test_one_that_may_not_be_started_keeps_the_latch_shut(trading: Trading) -> None:
+    """PID 1 would refuse it: that is found before anything has been started."""
+    ess = stopped(trading)
+    drop_in = f"{FOUR[2]}.d/test.conf"
+    trading.write_unit(drop_in, "[Unit]\nRefuseManualStart=yes\n")
+    trading.host.run("systemctl", "daemon-reload")
+    begun = now_ns()
+    done = ess("deactivate", check=False)
+    assert done.returncode == NOT_RELEASED
+    assert "quantum-apply-layer can't be started: it has RefuseManualStart=yes" in done.stderr
+    assert ess.latched()
+    assert noted(trading, "InactiveExitTimestampMonotonic", begun) == {}
+    trading.write_unit(drop_in, "")
+    trading.host.run("systemctl", "daemon-reload")
+    ess("deactivate")
+    trading.all_running()
+
+
 def test_configured_order_settle_and_selection(host: Host) -> None:
     trading = Trading(host)
     order = [FOUR[3], FOUR[0], FOUR[2], FOUR[1]]
