@@ -80,11 +80,19 @@ def loadable(facts: Facts) -> Iterator[Finding]:
             hint = f"systemd-analyze verify {name}"
             yield Finding(ERROR, "unit-broken", text, hint, name)
         elif real != name:
-            text = f"{name} is an alias of {real}, which is what gets stopped"
-            yield Finding(NOTE, "unit-alias", text, f"name {real} in [protect] units", name)
+            yield _alias(facts, name, str(real))
         if load == "loaded" and known.get("NeedDaemonReload"):
             text = f"{name} has changed on disk, and systemd does not know yet"
             yield Finding(WARNING, "reload-needed", text, DAEMON_RELOAD, name)
+
+
+def _alias(facts: Facts, name: str, real: str) -> Finding:
+    """The plan does not know what a link made by a generator stands for (unitfiles.py)."""
+    text, hint = f"{name} is an alias of {real}, which", f"name {real} in [protect] units"
+    if facts.protects(real):
+        return Finding(NOTE, "unit-alias", f"{text} is what gets stopped", hint, name)
+    text += " no kill reaches: a generator made that link"
+    return Finding(ERROR, "unit-alias", text, hint, name)
 
 
 def gates(facts: Facts) -> Iterator[Finding]:

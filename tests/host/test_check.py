@@ -191,6 +191,21 @@ def test_what_nobody_needs_after_a_stop(trading: Trading) -> None:
     assert host.unit_state("shared.service") == "active"
 
 
+def test_an_alias_that_a_generator_makes(trading: Trading) -> None:
+    """The plan does not know what it stands for, unless that is named too."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.write_unit("engine.service", SLEEPER)
+    generator = "/etc/systemd/system-generators/alias"
+    link = 'ln -s /etc/systemd/system/engine.service "$1/trade.service"'
+    host.write_file(generator, f"#!/bin/sh\n{link}\n")
+    host.run("chmod", "755", generator)
+    for also, severity, status in (("", "error", ERRORS), (" engine", "note", FINE)):
+        ess.configure(f"[protect]\nunits = {' '.join(FOUR)} trade{also}\n")
+        assert check(ess, status) == {("unit-alias", "trade.service")}
+        said = json.loads(ess("check", "--json", check=False).stdout)["findings"]
+        assert [finding["severity"] for finding in said] == [severity]
+
+
 def test_what_a_stop_would_set_off(trading: Trading) -> None:
     """Another unit, or the end of the host: check says so, and so it is."""
     host, ess = trading.host, Ess(trading.host)
