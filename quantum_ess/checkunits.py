@@ -312,12 +312,17 @@ def outsiders(facts: Facts) -> Iterator[Finding]:
         hint = "make it a service and protect that, or end it"
         yield Finding(WARNING, "process-outside", text, hint, unit)
     for name, known in facts.services():
-        programs = [os.path.basename(str(command[0])) for command in known.get("ExecStart", [])]
-        for program in programs:
-            if program in CONTAINERS:
+        for path, argv, *_ in known.get("ExecStart", []):
+            program = os.path.basename(str(path))
+            if program in CONTAINERS and not _split(argv):
                 text = f"{name} runs {program}: the container's processes are not in its cgroup"
                 hint = "run the program itself, or protect the unit that holds the container"
                 yield Finding(ERROR, "container", text, hint, name)
+
+
+def _split(argv: list[str]) -> bool:
+    """Whether podman(1) keeps the container in the service's own control group, as for Quadlet."""
+    return re.search(r" --cgroups[= ]split( |$)", " ".join(argv)) is not None
 
 
 def elsewhere(facts: Facts) -> Iterator[Finding]:

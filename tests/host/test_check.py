@@ -82,6 +82,8 @@ def test_units(trading: Trading) -> None:
     drop_in(trading, "quantum-rl-monitor.service", "[Unit]\nRequires=middle.service\n")
     drop_in(trading, GOVERNOR, "[Service]\nExecStart=\nExecStart=/usr/bin/docker run governor\n")
     drop_in(trading, AI, "[Unit]\nRefuseManualStart=yes\n")
+    split = "/usr/bin/podman run --name execution --cgroups=split execution"
+    drop_in(trading, EXECUTION, f"[Service]\nExecStart=\nExecStart={split}\n")
     bus = "/usr/share/dbus-1/system-services/org.example.Governor.service"
     host.write_file(bus, f"[D-BUS Service]\nName=org.example.Governor\nSystemdService={GOVERNOR}\n")
     host.sh("cp /usr/lib/systemd/system/quantum-ess.path /etc/systemd/system/")
