@@ -336,6 +336,9 @@ def _about(
     elif _joined(request, outcome):
         known = {"trigger": "flag", "actor": actor.owner(group.flag), "reason": ""}
     about = {**ours, **known}
+    who = about["actor"]
+    if "uid" in who and "user" not in who:  # the shell knows the number alone
+        about["actor"] = {**actor.user(int(who["uid"])), **who}
     if about["actor"].get("uid") and not about["reason"]:
         about["reason"] = latch.reason(group)
     return about
