@@ -147,6 +147,7 @@ def finish(group: Group, incident: str) -> None:
         if "stop_ms" not in known:  # it is by `halt`, which does not say who it was
             claim = _claim(group, outcome)
             account.record = {**known, **{key: claim[key] for key in ABOUT if key in claim}}
+            account.record["actor"] = _named(account.record.get("actor") or {})
         since = str(known.get("since") or latch.now())
         account.record = {"since": since, "epoch": latch.epoch(since), **account.record}
         trail = Trail(group, incident, account.record)
@@ -334,14 +335,19 @@ def _about(
     elif not outcome.flag.created and existing and existing.get("actor"):
         known = {"reason": "", **{key: existing[key] for key in ABOUT if key in existing}}
     elif _joined(request, outcome):
-        known = {"trigger": "flag", "actor": actor.owner(group.flag), "reason": ""}
+        uid = outcome.flag.owner
+        known = {"actor": actor.user(uid) if uid else actor.owner(group.flag)}
+        known |= {"trigger": "flag", "reason": ""}
     about = {**ours, **known}
-    who = about["actor"]
-    if "uid" in who and "user" not in who:  # the shell knows the number alone
-        about["actor"] = {**actor.user(int(who["uid"])), **who}
+    about["actor"] = _named(about["actor"])
     if about["actor"].get("uid") and not about["reason"]:
         about["reason"] = latch.reason(group)
     return about
+
+
+def _named(who: actor.Actor) -> actor.Actor:
+    """With a name: the shell knows the number alone."""
+    return {**actor.user(int(who["uid"])), **who} if "uid" in who and "user" not in who else who
 
 
 def _joined(request: Request, outcome: Outcome) -> bool:
@@ -454,7 +460,7 @@ def _running(
     """
     plan = outcome.strike.plan
     running = {*outcome.strike.hit, *known}
-    left = releasing(group)
+    left, left_at = releasing(group), _modified(group.run + "/releasing")
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
     boottime = _ahead(time.CLOCK_BOOTTIME)
     # Of a flag that PID 1 does not see (a symlink that dangles) too. A release removes these words.
@@ -479,9 +485,9 @@ def _running(
                         running.add(unit.name)
                     if unit.active == "failed" and unit.name in running:
                         manager.reset_failed(unit.name)
-        if left and not record.under_way(group):
+        if left_at is not None and not record.under_way(group):
             # Of a release that was killed, maybe long ago: their stamps tell what has run since.
-            noted = os.stat(group.run + "/releasing").st_mtime - _ahead(time.CLOCK_REALTIME)
+            noted = left_at - _ahead(time.CLOCK_REALTIME)
             left = [name for name in left if rested.get(name, 0) <= noted]
     except Exception as error:  # also whatever a broken module raises on import
         account.unknown = True
@@ -519,6 +525,13 @@ def ran(group: Group) -> list[str] | None:
     running = _running(group, stop, began, [], account)
     known = running or not os.path.lexists(group.restored)  # as in _record
     return running if known and not account.problems else None
+
+
+def _modified(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None
 
 
 def _stamp(manager: Manager, path: str, name: str) -> float:

@@ -61,15 +61,18 @@ class Strike:
 
         self.spare = record.under_way(self.seen) and not self.seen.latched()
 
-    def outside(self, manager: "Manager", restless: "list[Unit]") -> list[str]:
+    def outside(self, manager: "Manager", units: "list[Unit]", deadline: float) -> list[str]:
         """Kill main processes that are in no protected cgroup but known to PID 1; their units.
 
-        su(1) and PAMName= have them moved into a session. Raises Unreachable.
+        su(1) and PAMName= have them moved into a session. Raises Unreachable: also once the
+        deadline is over, for then it is not known of all.
         """
-        from quantum_ess.systemd import Refused, outsider
+        from quantum_ess.systemd import Refused, Unreachable, outsider
 
         living = []
-        for unit in restless[:MANY]:
+        for unit in units:
+            if time.monotonic() >= deadline:
+                raise Unreachable("PID 1 answers too slowly")
             try:
                 pid, how = outsider(manager, unit), self.plan.match(unit.name)
             except Refused:
@@ -217,7 +220,7 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             units = [] if strike.spare else push(manager, strike.plan)
             restless = bool(units)
             if units and not outcome.living and time.monotonic() >= next_look:
-                outside = strike.outside(manager, units)
+                outside = strike.outside(manager, units[:MANY], time.monotonic() + PROMPT)
                 next_look = time.monotonic() + PROMPT
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
@@ -245,9 +248,11 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
 def _still(outcome: Outcome, manager: "Manager | None", units: "list[Unit]") -> list[str]:
     """Of those units, the ones with a main process outside of its cgroup that lives on."""
     try:
-        return outcome.strike.outside(manager, units) if manager else [unit.name for unit in units]
-    except Exception:  # as above
-        return [unit.name for unit in units]
+        if manager:
+            return outcome.strike.outside(manager, units, time.monotonic() + PROMPT)
+    except Exception:  # as above: they were seen alive
+        pass
+    return [unit.name for unit in units]
 
 
 def _connect(deadline: float) -> "Manager":

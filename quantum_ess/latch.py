@@ -116,11 +116,26 @@ def _join(group: Group) -> Flag:
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         # A release that is under way sees another mtime and gives way. It is a little later than
         # before and not the present: what ran when the flag was first set is told by it.
-        later = status.st_mtime_ns + 1 + time.monotonic_ns() % 100_000
+        # More than `fill` takes; and a note, should that undo it.
+        later = status.st_mtime_ns + 3 + time.monotonic_ns() % 100_000
+        _note_joined(group, status)
         os.utime(group.flag, ns=(status.st_atime_ns, later), follow_symlinks=False)
         return Flag(number(group, os.lstat(group.flag)), False)
     # A symlink may dangle, and then the gate would not see it; a FIFO would hang its readers.
     return Flag(replace(group, now()), True)
+
+
+def _note_joined(group: Group, status: os.stat_result) -> None:
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(joined_path(group, number(group, status)), flags, 0o644))
+    except OSError:
+        pass  # /run is full: the mtime says it
+
+
+def joined_path(group: Group, number: int) -> str:
+    """There once an activation has found the flag with that number set."""
+    return f"{group.run}/joined.{number}"
 
 
 def replace(group: Group, text: str, time_ns: int | None = None) -> int:

@@ -68,6 +68,7 @@ class Release:
         self.early = False
         self.opened = False
         self._look()
+        self.joined = self._joined()
 
     def _look(self) -> None:
         """Take in what is known of the incident."""
@@ -158,10 +159,19 @@ class Release:
         now = latch.mark(self.group.flag)
         if not self.mark or not now:
             return
+        self.joined = self._joined()
         filled = (self.mark[0], latch.filled(self.mark[1]))
         renewed = latch.renewed(self.group)
-        if now == filled or (renewed and renewed[0] in (self.mark, filled) and now == renewed[1]):
+        if (now == filled and not self.joined) or (
+            renewed and renewed[0] in (self.mark, filled) and now == renewed[1]
+        ):
             self.mark = now
+
+    def _joined(self) -> bool:
+        """Whether an activation has found the noted flag set, ever."""
+        last = self.incident.rpartition("-")[2]
+        numbers = {self.number, int(last) if last.isdecimal() else None} - {None}
+        return any(os.path.lexists(latch.joined_path(self.group, n)) for n in numbers if n)
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -185,6 +195,7 @@ class Release:
         with contextlib.suppress(OSError):
             if self.number:
                 record.remove(record.claim_path(self.group, self.number))
+                record.remove(latch.joined_path(self.group, self.number))
         refresh.metrics()
         for note in notes:
             self.say(f"note: {note}")
@@ -258,7 +269,7 @@ class Release:
             mine = {"pid": os.getpid()}
             about = {**self.record, "incident": self.incident, "running": units}
             record.store(self._under_way, {**about, **mine})
-            if not latch.open_flag(self.group, self.mark):
+            if self._joined() > self.joined or not latch.open_flag(self.group, self.mark):
                 with contextlib.suppress(OSError):
                     if before:  # another was broken off: what it had to start is still to be known
                         record.store(self._under_way, {**before, **mine})

@@ -356,6 +356,46 @@ def test_a_release_at_once_is_no_new_activation(market: Trading) -> None:
     assert not ess.named("release-superseded")
 
 
+def test_a_runtime_directory_on_a_file_system_of_its_own(market: Trading) -> None:
+    """PID 1 empties it when that unit ends, and can't remove it: nobody has meant a release."""
+    host, ess = market.host, Ess(market.host)
+    unit = "quantum-rl-monitor.service"
+    host.write_file(
+        f"/etc/systemd/system/{unit}.d/own.conf", "[Service]\nRuntimeDirectory=quantum\n"
+    )
+    host.sh(f"systemctl daemon-reload; systemctl restart {unit}")
+    # That has emptied it too: what stands for it there comes back with the watch.
+    wait_until(lambda: host.exists(f"{DIRECTORY}/.here"), SOON, "the directory's stand-in")
+    assert as_member(host, f"rm -rf {DIRECTORY}/.here; mv {DIRECTORY}/.here {DIRECTORY}/x") != 0
+    pull = market.pull("command")
+    market.assert_stopped(pull.time)
+    stopped(market)
+    begun = now_ns()
+    host.run("systemctl", "restart", unit)
+    hold(lambda: market.born_after(begun), 8, "released by PID 1")
+    assert ess.first_line() == ACTIVE and not ess.named("release-initiated")
+    resume(market)
+
+
+def test_a_member_of_a_domain(market: Trading) -> None:
+    """Its name has a backslash in it, which neither record nor claim may stumble over."""
+    host, ess = market.host, Ess(market.host)
+    host.sh(f"sed -i 's/^{MEMBER}:/CORP\\\\{MEMBER}:/' /etc/passwd")
+    uid = int(host.sh("grep CORP /etc/passwd").split(":")[2])
+    python = "/usr/bin/python3"
+    for away in (False, True):
+        if away:
+            host.run("mv", python, "/usr/bin/away")
+        host.run("setpriv", f"--reuid={uid}", f"--regid={GROUP}", "--clear-groups", "touch", FLAG)
+        wait_until(lambda: "since" in host.sh(f"cat {RECORD} || :"), SOON, "the record")
+        if away:
+            host.run("mv", "/usr/bin/away", python)
+        ess.wait_complete() if not away else stopped(market)
+        assert ess.status()["actor"]["uid"] == uid
+        assert ess.status()["actor"]["user"] == f"CORP\\{MEMBER}"
+        resume(market)
+
+
 def test_an_activation_meanwhile_wins(market: Trading) -> None:
     """The release waits for the record of a member's stop; root activates, and writes it."""
     host, ess, began = market.host, Ess(market.host), now_ns()

@@ -511,6 +511,23 @@ def test_a_touch_and_a_release_at_once(brisk: Trading) -> None:
     assert not ess.named("release-superseded")
 
 
+def test_an_activation_that_a_filling_undoes(trading: Trading) -> None:
+    """It joins between a look at the empty flag and its filling, which gives the old time back."""
+    host, ess, began = trading.host, Ess(trading.host), now_ns()
+    nobody_accounts(host)
+    host.run("touch", FLAG)
+    wait_until(lambda: not trading.remaining(), SOON, "the sentry's kill")
+    before = host.sh(f"stat -c %.9Y {FLAG}").strip()
+    release = host.spawn("quantum-ess", "deactivate")
+    wait_until(lambda: host.sh("pgrep -f '[c]ontroller deactivate' || :"), SOON, "the release")
+    host.run("/usr/lib/quantum-ess/halt", "--raise")  # marks it, as a unit does
+    seconds, _, part = before.partition(".")
+    host.sh(f"touch -c -d @{seconds}.{int(part) - 1:09d} {FLAG}")
+    said = release.communicate(timeout=SOON)
+    assert release.returncode == NOT_RELEASED, said
+    assert ess.latched() and not trading.born_after(began)
+
+
 def test_a_note_of_long_ago(trading: Trading) -> None:
     """Of a release that was killed. What was stopped on purpose since then stays so."""
     host = trading.host
