@@ -44,7 +44,7 @@ class Strike:
     seen: of which group a flag was seen, and no more: what a release is starting by now is spared.
     """
 
-    __slots__ = ("began", "hit", "plan", "seen", "spare", "warned")
+    __slots__ = ("began", "hit", "plan", "seen", "spare", "strays", "turn", "warned")
 
     def __init__(self, the_plan: plan.Plan, seen: Group | None = None) -> None:
         self.plan = the_plan
@@ -53,6 +53,8 @@ class Strike:
         self.began = time.monotonic()
         self.hit: list[str] = []  # units that were seen alive
         self.warned: set[str] = set()  # category 1: SIGTERM sent
+        self.strays: set[str] = set()  # units with a main process outside of their cgroup
+        self.turn = 0  # whose is next to be looked at
 
     def _look(self) -> None:
         if self.seen is None or self.spare or self.seen.latched():
@@ -64,24 +66,26 @@ class Strike:
     def outside(self, manager: "Manager", units: "list[Unit]", deadline: float) -> list[str]:
         """Kill main processes that are in no protected cgroup but known to PID 1; their units.
 
-        su(1) and PAMName= have them moved into a session. Raises Unreachable: also once the
-        deadline is over, for then it is not known of all.
+        su(1) and PAMName= have them moved into a session. Those that are not come to before the
+        deadline are looked at first the next time. Raises Unreachable.
         """
-        from quantum_ess.systemd import Refused, Unreachable, outsider
+        from quantum_ess.systemd import Refused, outsider
 
-        living = []
-        for unit in units:
+        for _ in units:
             if time.monotonic() >= deadline:
-                raise Unreachable("PID 1 answers too slowly")
+                break
+            unit = units[self.turn % len(units)]
+            self.turn += 1
             try:
                 pid, how = outsider(manager, unit), self.plan.match(unit.name)
             except Refused:
                 continue
+            self.strays.discard(unit.name)
             if pid and how:
-                living.append(unit.name)
+                self.strays.add(unit.name)
                 if time.monotonic() - self.began >= how.grace:
                     cgroup.end(pid)
-        return living
+        return [unit.name for unit in units if unit.name in self.strays]
 
     def blow(self) -> list[str]:
         """Kill what lives in protected cgroups; returns the units that were alive just now."""
@@ -220,8 +224,8 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             units = [] if strike.spare else push(manager, strike.plan)
             restless = bool(units)
             if units and not outcome.living and time.monotonic() >= next_look:
-                outside = strike.outside(manager, units[:MANY], time.monotonic() + PROMPT)
-                next_look = time.monotonic() + PROMPT
+                next_look = time.monotonic() + 2 * PROMPT
+                outside = strike.outside(manager, units, time.monotonic() + PROMPT)
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"

@@ -169,9 +169,12 @@ class Release:
 
     def _joined(self) -> bool:
         """Whether an activation has found the noted flag set, ever."""
+        return any(os.path.lexists(latch.joined_path(self.group, n)) for n in self._numbers())
+
+    def _numbers(self) -> set[int]:
+        """The flag's, and the one that the incident is named after."""
         last = self.incident.rpartition("-")[2]
-        numbers = {self.number, int(last) if last.isdecimal() else None} - {None}
-        return any(os.path.lexists(latch.joined_path(self.group, n)) for n in numbers if n)
+        return {n for n in (self.number, int(last) if last.isdecimal() else 0) if n}
 
     def _clear_marker(self) -> list[str]:
         result = account.Account()
@@ -193,9 +196,9 @@ class Release:
                 record.remove(self._under_way)
         notes += [f"audit entry lost: {why}" for why in self.trail.lost]
         with contextlib.suppress(OSError):
-            if self.number:
-                record.remove(record.claim_path(self.group, self.number))
-                record.remove(latch.joined_path(self.group, self.number))
+            for number in self._numbers():
+                record.remove(record.claim_path(self.group, number))
+                record.remove(latch.joined_path(self.group, number))
         refresh.metrics()
         for note in notes:
             self.say(f"note: {note}")

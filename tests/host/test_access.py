@@ -356,25 +356,34 @@ def test_a_release_at_once_is_no_new_activation(market: Trading) -> None:
     assert not ess.named("release-superseded")
 
 
-def test_a_runtime_directory_on_a_file_system_of_its_own(market: Trading) -> None:
+@pytest.mark.parametrize("whose", ["kept", "protected"])
+def test_a_runtime_directory_on_a_file_system_of_its_own(market: Trading, whose: str) -> None:
     """PID 1 empties it when that unit ends, and can't remove it: nobody has meant a release."""
     host, ess = market.host, Ess(market.host)
-    unit = "quantum-rl-monitor.service"
-    host.write_file(
-        f"/etc/systemd/system/{unit}.d/own.conf", "[Service]\nRuntimeDirectory=quantum\n"
-    )
+    unit = "quantum-rl-monitor.service" if whose == "kept" else FOUR[2]
+    setting = "[Service]\nRuntimeDirectory=quantum\n"
+    host.write_file(f"/etc/systemd/system/{unit}.d/own.conf", setting)
     host.sh(f"systemctl daemon-reload; systemctl restart {unit}")
+    if whose == "protected":  # the file system stays, and root's flag may be withdrawn
+        ess.configure("[resume]\nsettle = 0\n[access]\n")
+        wait_until(lambda: not may_create(host), SOON, "only root may")
     # That has emptied it too: what stands for it there comes back with the watch.
-    wait_until(lambda: host.exists(f"{DIRECTORY}/.here"), SOON, "the directory's stand-in")
-    assert as_member(host, f"rm -rf {DIRECTORY}/.here; mv {DIRECTORY}/.here {DIRECTORY}/x") != 0
-    pull = market.pull("command")
+    here = f"{DIRECTORY}/.here"
+    wait_until(lambda: host.exists(here), SOON, "the directory's stand-in")
+    assert as_member(host, f"rm -rf {here}; mv {here} {DIRECTORY}/x") != 0
+    pull = market.pull("command" if whose == "kept" else "flag")
     market.assert_stopped(pull.time)
     stopped(market)
     begun = now_ns()
-    host.run("systemctl", "restart", unit)
+    if whose == "kept":
+        host.run("systemctl", "restart", unit)
     hold(lambda: market.born_after(begun), 8, "released by PID 1")
     assert ess.first_line() == ACTIVE and not ess.named("release-initiated")
-    resume(market)
+
+    # And who means it is heard.
+    wait_until(lambda: host.exists(FLAG) and host.exists(here), SOON, "flag and stand-in")
+    host.run("rm", FLAG)
+    market.all_running()
 
 
 def test_a_member_of_a_domain(market: Trading) -> None:
