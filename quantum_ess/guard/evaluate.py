@@ -60,13 +60,15 @@ class Evaluator:
         self._changed: tuple[str, float] | None = None
         self._read: float | None = None  # when its source last answered
         self._pardoned: float | None = None  # until then old data do not count, nor for samples
+        self._text = ""  # of the last value
 
     def take(self, reading: Reading) -> str:
         """Take one reading; what is due with it."""
         if reading.first and reading.reachable and self._changed and self._read is not None:
             text, since = self._changed  # who writes it could not reach the source either
             self._changed = (text, since + reading.time - self._read)
-        written = reading.fresh and not reading.first
+        # Fresh is also what others write, into other fields: not so a text that differs.
+        written = reading.value is not None and not reading.first and reading.text != self._text
         before = self.state if self._pardoned is None else ""  # what was pardoned lasts from now on
         if self._pardoned is not None and (written or reading.time >= self._pardoned):
             self._pardoned = None
@@ -79,6 +81,7 @@ class Evaluator:
         else:
             self._breached(reading, before, sample)
         self.reading = reading
+        self._text = self._text if reading.value is None else reading.text
         self._read = reading.time if reading.reachable else self._read
         self.due = self._due(reading)
         return self.due

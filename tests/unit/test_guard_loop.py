@@ -199,10 +199,29 @@ def test_what_is_written_after_a_release_counts(
         guard.take("c", Reading(clock.now, 0.0))
         Path(group.flag).unlink()
         assert not tick or guard._tick()
-        guard.take("c", Reading(clock.now, 99.0))
+        guard.take("c", Reading(clock.now, 99.0, text="old"))
         assert not told
-        guard.take("c", Reading(clock.now, 99.0))
+        guard.take("c", Reading(clock.now, 99.0, text="old"))
         assert told.pop() == "stop"
+
+
+def test_what_others_write_after_a_release_does_not_count(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the same hash, after a server that was silent: the time stays that of before."""
+    clock = Clock(monkeypatch)
+    Path(group.flag).touch()
+    guard, _, _ = guard_with(monkeypatch, group, AGE)
+    guard.take("c", Reading(clock.now, 25.0, text="old"))
+    Path(group.flag).unlink()
+    assert guard._tick()
+    guard.take("c", Reading(clock.now, problem="no reading for 9 s", reachable=False))
+    for _ in range(30):
+        guard.take("c", Reading(clock.now, 31.0, text="old"))
+        assert not told, clock.now
+        clock.now += 1
+    guard.take("c", Reading(clock.now, 61.0, text="old"))
+    assert told == ["stop"]
 
 
 def test_what_waits_to_be_seen_healthy_does_not_seem_so(
