@@ -13,7 +13,7 @@ from quantum_ess.guard.rules import Rule, Rules
 from quantum_ess.redisclient import Client, Refused, Unavailable
 
 LONGEST = 1 << 20  # bytes of a string that are read
-AGAIN = 0.1  # seconds after which data that are written again, unchanged, are another sample
+AGAIN = 0.1  # seconds after which a value that is written again, unchanged, is another sample
 Readings = list[tuple[str, Reading]]
 
 
@@ -29,7 +29,7 @@ class Reader:
         self._kinds: dict[str, str] = {}
         self._before: dict[str, Content] = {}
         self._polled: set[str] = set()  # seen to be written before the server has said so
-        self._counted: dict[str, float] = {}  # when data were last seen to be written, monotonic
+        self._counted: dict[str, float] = {}  # rule -> when it was last fresh, monotonic
 
     @property
     def keys(self) -> list[str]:
@@ -46,21 +46,24 @@ class Reader:
             before, content = self._before.get(key), contents[key]
             self._before[key] = content
             changed = content != before
-            fresh = changed or (pushed and key not in self._polled and self._again(key, now))
-            if fresh:
-                self._counted[key] = now
+            written = changed or (pushed and key not in self._polled)
             if pushed:
                 self._polled.discard(key)
             elif changed and before is not None:
                 self._polled.add(key)
-            base = Reading(now, fresh=fresh, first=before is None)
-            found += [(rule.name, reading(rule, content, base, wall)) for rule in self._rules[key]]
+            for rule in self._rules[key]:
+                mine = before is None or _own(rule, content) != _own(rule, before)
+                fresh = mine or (written and self._again(rule.name, now))
+                if fresh:
+                    self._counted[rule.name] = now
+                base = Reading(now, fresh=fresh, first=before is None)
+                found.append((rule.name, reading(rule, content, base, wall)))
         return found
 
-    def _again(self, key: str, now: float) -> bool:
-        """Whether it is long enough ago that data were written: EXPIRE right after HSET is no
-        second time."""
-        return now - self._counted.get(key, -math.inf) >= AGAIN
+    def _again(self, name: str, now: float) -> bool:
+        """Whether it is long enough ago that this rule's value was written: EXPIRE, or HSET of
+        another field, right after HSET is no second time."""
+        return now - self._counted.get(name, -math.inf) >= AGAIN
 
     def _contents(self, keys: list[str]) -> dict[str, Content]:
         found: dict[str, Content] = {}
@@ -117,6 +120,11 @@ class Reader:
 def text_of(value: Any) -> str:
     """A reply as text, whatever bytes it has."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _own(rule: Rule, content: Content) -> tuple[str | None, ...]:
+    """What of a key this rule is about: of a hash its field, else all of it."""
+    return content.kind, content.fields.get(rule.field), content.text
 
 
 def reading(rule: Rule, content: Content, base: Reading, wall: float) -> Reading:

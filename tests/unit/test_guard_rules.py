@@ -289,6 +289,54 @@ def test_what_is_written_at_once_is_one_sample(
         assert take(2 * AGAIN) == "breach", "written again, with the same value"
 
 
+class HeldHash(Client):
+    """A connection to a Redis that holds one hash."""
+
+    def __init__(self, **fields: bytes) -> None:
+        self.fields = fields
+
+    def ask(self, *commands: tuple[str | bytes | int, ...]) -> list[object]:
+        return [
+            b"hash" if command[0] == "TYPE" else [self.fields.get(str(f)) for f in command[2:]]
+            for command in commands
+        ]
+
+
+@pytest.mark.parametrize("order", [("equity", "ts"), ("ts", "equity")])
+@pytest.mark.parametrize("polled", [False, True])
+def test_fields_that_are_written_one_by_one_are_one_sample(
+    files: Files, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str], polled: bool
+) -> None:
+    """HSET of the value and HSET of the time, 1 ms apart; a poll may be the first to see it."""
+    clock = Clock()
+    monkeypatch.setattr(keyreader, "time", clock)
+    keys = "redis = k\nfield = equity\ntimestamp = ts\nmax_age = 1h\nlimit = < 50\n"
+    made = rules.of(files.load(f"[condition c]\n{keys}"))
+    client = HeldHash(equity=b"100", ts=b"1000")
+    reader, watch = Reader(made, client), Watch(made.rules[0], made.repeat)
+
+    def write(field: str, value: bytes, seconds: float) -> list[str]:
+        clock.now += seconds
+        client.fields[field] = value
+        takes = [True] if not polled else [False, True]
+        return [watch.take(found) for p in takes for _, found in reader.read(["k"], pushed=p)]
+
+    def tick(equity: bytes) -> list[str]:
+        news = {"equity": equity, "ts": str(clock.now).encode()}
+        return [d for n, f in enumerate(order) for d in write(f, news[f], 0.001 if n else 1)]
+
+    reader.read(["k"])
+    tick(b"100")
+    assert not any(tick(b"0")), "one bad tick"
+    assert watch.evaluator.state == BREACHED
+    tick(b"100")
+    assert watch.evaluator.state == FINE
+    assert not any(tick(b"0"))
+    assert any(write("equity", b"1", 0.001)), "a value that changes counts at once"
+    tick(b"100")
+    assert any(tick(b"0") + tick(b"0")), "and the same value, with another time, later"
+
+
 class Lying(Client):
     """A connection to somebody who answers each question with anything."""
 
