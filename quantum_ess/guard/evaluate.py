@@ -16,6 +16,7 @@ from quantum_ess.guard.windows import Count, Extreme
 
 SHADOW, WARNED = "guard-shadow", "guard-warning"  # entries of what may flicker
 LACKS = ("age", "missing", "unchanged")  # breached if nobody writes
+HISTORY = ("drop", "rise", "restarts", "unchanged")  # measured against what was before
 TOLD_APART = 60.0  # seconds between two entries of a kind about a condition that flickers
 STARTING, FINE, BREACHED, UNKNOWN = "starting", "fine", "breached", "unknown"
 
@@ -61,6 +62,8 @@ class Evaluator:
         self._read: float | None = None  # when its source last answered
         self._pardoned: float | None = None  # until then old data do not count, nor for samples
         self._text = ""  # of the last value
+        self.lost = False  # what it was measured against: then it only seems fine
+        self._begun: float | None = None  # when it first seemed so
 
     def take(self, reading: Reading) -> str:
         """Take one reading; what is due with it."""
@@ -76,10 +79,13 @@ class Evaluator:
         self.value, self.problem = self._measure(reading, sample)
         if self.value is None:
             self._unknown(reading)
-        elif not self._broken(self.value):
-            self._fine()
-        else:
+        elif self._broken(self.value):
             self._breached(reading, before, sample)
+        elif self._seems_fine(reading.time):
+            self.value, self.problem = None, "its history is lost"
+            self._unknown(reading._replace(reachable=False))  # not for `unknown` to act upon
+        else:
+            self._fine()
         self.reading = reading
         self._text = self._text if reading.value is None else reading.text
         self._read = reading.time if reading.reachable else self._read
@@ -98,6 +104,17 @@ class Evaluator:
             self._pardoned = time + self.rule.limit.number
         if self._changed is not None:
             self._changed = (self._changed[0], time)
+
+    def go_on(self, before: Evaluator) -> None:
+        """Measure against the same peak as an evaluator before this one."""
+        self.extreme, self.lost, self._begun = before.extreme, before.lost, before._begun
+
+    def _seems_fine(self, time: float) -> bool:
+        """Whether it is not known yet again what this value is to be measured against."""
+        if self.lost and self._begun is None:
+            self._begun = time
+        unchanged = self.rule.what == "unchanged"
+        return self.lost and (unchanged or time - (self._begun or 0.0) < self.rule.window)
 
     def _is_sample(self, reading: Reading) -> bool:
         if reading.first:
@@ -120,6 +137,7 @@ class Evaluator:
             return self._count.add(reading.time, value), ""
         if what == "unchanged":
             if self._changed is None or self._changed[0] != reading.text:
+                self.lost = self.lost and self._changed is None
                 self._changed = (reading.text, reading.time)
             return reading.time - self._changed[1], ""
         if what in ("drop", "rise"):
@@ -182,8 +200,10 @@ class Evaluator:
 class Watch:
     """An evaluator that can trip: once an incident, and not again before it is armed again."""
 
-    def __init__(self, rule: Rule, repeat: float, before: Watch | None = None) -> None:
-        """before: what this condition was until its rule was changed."""
+    def __init__(
+        self, rule: Rule, repeat: float, before: Watch | None = None, same_redis: bool = True
+    ) -> None:
+        """before: what this condition was until its rule, or which Redis it is about, changed."""
         self.rule = rule
         self.evaluator = Evaluator(rule, repeat)
         self.tripped = False
@@ -192,9 +212,29 @@ class Watch:
         self.warned = False
         self._told: dict[str, float] = {}  # entry -> when it was last written
         self._untold: set[str] = set()  # entries that wait until the last one is long enough ago
-        if before and before.rule.mode == rule.mode == "enforce":
+        if before:
+            self._go_on(before, same_redis)
+
+    def _go_on(self, before: Watch, same_redis: bool) -> None:
+        rule, old = self.rule, before.rule
+        if old.mode == rule.mode == "enforce":
             self.tripped, self.excused = before.tripped, before.excused
             self.disarmed = before.disarmed
+        self._miss_history()
+        same = (old.what, old.source, old.window) == (rule.what, rule.source, rule.window)
+        if rule.what in ("drop", "rise") and same and same_redis:
+            self.evaluator.go_on(before.evaluator)
+
+    def _miss_history(self) -> None:
+        """What was not fine does not become so by nobody knowing what was before."""
+        # A peak of all time will never be known again: that of after the release has to do.
+        waits = self.disarmed is not None and not self._ever
+        self.evaluator.lost = self.rule.what in HISTORY and (self.tripped or waits)
+
+    @property
+    def _ever(self) -> bool:
+        """Whether it is measured against a peak that no window ends."""
+        return self.rule.what in ("drop", "rise") and math.isinf(self.rule.window)
 
     @property
     def armed(self) -> bool:
@@ -251,6 +291,7 @@ class Watch:
         news = self.tripped and self.rule.mode == "enforce"
         if news:
             self.tripped, self.disarmed = False, time
+            self.evaluator.lost = self.evaluator.lost and not self._ever
         return news
 
     def pardon(self, time: float) -> None:
@@ -272,11 +313,13 @@ class Watch:
         since = row.get("disarmed_seconds")
         if isinstance(since, int | float):
             self.disarmed = now - since - age
-        read = (row.get("what"), row.get("source")) == (self.rule.what, self.rule.source)
-        if isinstance(row.get("extreme"), int | float) and read and same_redis:
-            self.evaluator.extreme.recall(row["extreme"])
         self.tripped = row.get("tripped") is True and self.rule.mode == "enforce"
         self.excused = self.tripped and row.get("objects") is False
+        self._miss_history()
+        read = (row.get("what"), row.get("source")) == (self.rule.what, self.rule.source)
+        if isinstance(row.get("extreme"), int | float) and read and same_redis and self._ever:
+            self.evaluator.extreme.recall(row["extreme"])
+            self.evaluator.lost = False
 
     def acts(self, due: str) -> bool:
         """Whether it is more than a warning."""

@@ -8,13 +8,11 @@ from contextlib import suppress
 
 from quantum_ess import worker
 from quantum_ess.guard import hostsource
-from quantum_ess.guard.evaluate import FINE, Reading, Watch
+from quantum_ess.guard.evaluate import FINE, HISTORY, Reading, Watch
 from quantum_ess.guard.keyreader import Reader, Readings
 from quantum_ess.guard.rules import DOWN, Rules
 from quantum_ess.redisclient import Client, Settings
 from quantum_ess.systemd import Manager
-
-HISTORY = ("drop", "rise", "restarts", "unchanged")  # measured against what was before
 
 
 def look(rules: Rules) -> tuple[list[Watch], str]:

@@ -169,7 +169,7 @@ class Guard:
             # What another Redis held says nothing of the values of this one.
             goes_on = same and (same_redis or not rule.on_redis)
             if before is None or before.rule != rule or not goes_on:
-                self.watches[rule.name] = Watch(rule, found.repeat, before)
+                self.watches[rule.name] = Watch(rule, found.repeat, before, same_redis)
             else:
                 self.watches[rule.name] = before
         self.rules, self._changed = found, True

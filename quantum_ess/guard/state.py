@@ -65,7 +65,8 @@ def condition(watch: Watch) -> State:
     }
     if watch.disarmed is not None:
         row["disarmed_seconds"] = _since(watch.disarmed, now)
-    if (extreme := evaluator.extreme.remembered()) is not None:
+    extreme = evaluator.extreme.remembered()
+    if extreme is not None and not evaluator.lost:
         row["extreme"] = extreme
     return {key: _rounded(value) for key, value in row.items()}
 

@@ -17,7 +17,7 @@ from quantum_ess.group import Group
 from quantum_ess.guard import rules, sources, state
 from quantum_ess.guard.actions import Actions
 from quantum_ess.guard.condition import parse_limit
-from quantum_ess.guard.evaluate import BREACHED, Reading, Watch
+from quantum_ess.guard.evaluate import BREACHED, FINE, UNKNOWN, Reading, Watch
 from quantum_ess.guard.rules import Rule, Rules
 from quantum_ess.guard.service import Guard
 from quantum_ess.redisclient import Client
@@ -369,6 +369,88 @@ def test_what_a_restart_remembers(
     assert peak(guard) == expected
     assert guard.watches["c"].tripped
     assert "secret" not in Path(state.path(group)).read_text()
+
+
+def after(guard: Guard, path: Path, found: Rule, restart: bool) -> Guard:
+    """The guard that follows with that rule: another process, or the same after a reload."""
+    guard._write()
+    path.write_text(rules.text(Rules(rules=(found,))))
+    if restart:
+        guard = Guard(guard.group)
+    assert guard._load()
+    if restart:
+        guard._recall()
+    return guard
+
+
+RESTARTS = Rule("c", "restarts", "enforce", unit="u", limit=parse_limit("> 2"), window=60.0)
+DIP = replace(fall(), window=60.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "restart"), [(RESTARTS, True), (RESTARTS, False), (DIP, True), (fall(), True)]
+)
+def test_without_its_history_nothing_seems_fine(
+    group: Group,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Rule,
+    restart: bool,
+) -> None:
+    """What had tripped objects to a release until what it is measured against is known again."""
+    Path(group.flag).touch()
+    guard, _, path = guard_with(monkeypatch, group, found)
+    guard.watches["c"].tripped = True
+    changed = replace(found, limit=parse_limit("> 7"), lasting=1.0)
+    guard = after(guard, path, found if restart else changed, restart)
+    watch = guard.watches["c"]
+    for n in range(60):
+        guard.take("c", Reading(1000.0 + n, 5.0, first=not n))
+        assert (watch.evaluator.state, watch.objects) == (UNKNOWN, True)
+    assert "its history is lost" in watch.finding()
+    assert peak(guard) is None or "extreme" not in state.condition(watch), "not yet another peak"
+    guard.take("c", Reading(1060.0, 5.0))
+    assert watch.evaluator.state == (UNKNOWN if found == fall() else FINE)
+    watch.released(1061.0)
+    guard.take("c", Reading(1062.0, 5.0))
+    assert watch.evaluator.state == FINE and watch.armed and "stop" not in told
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_what_still_does_not_change_is_not_armed_by_a_restart(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    guard, _, path = guard_with(monkeypatch, group, replace(STUCK, lasting=1.0))
+    guard.watches["c"].disarmed = time.monotonic()
+    guard = after(guard, path, STUCK, restart)
+    watch, now = guard.watches["c"], time.monotonic()
+    for n in range(40):
+        guard.take("c", Reading(now + n, 1.0, first=not n, text="same"))
+        assert watch.evaluator.state == (UNKNOWN if n < 31 else BREACHED)
+        assert not watch.armed and "stop" not in told
+    guard.take("c", Reading(now + 40, 1.0, text="new"))
+    assert watch.evaluator.state == FINE and watch.armed
+
+
+def test_another_limit_is_held_against_the_same_peak(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for found in (fall(), DIP):
+        guard, _, path = guard_with(monkeypatch, group, found)
+        for n, value in enumerate((100.0, 100.0, 60.0)):
+            guard.take("c", Reading(float(n), value))
+        guard = after(guard, path, replace(found, limit=parse_limit("> 30%")), restart=False)
+        guard.take("c", Reading(3.0, 60.0, first=True))
+        assert not told, "what is read first counts for none"
+        guard.take("c", Reading(4.0, 60.0))
+        assert told.pop() == "stop"
+        guard = after(guard, path, replace(found, lasting=9.0), restart=False)
+        guard.take("c", Reading(5.0, 40.0, first=True))
+        assert guard.watches["c"].evaluator.state == BREACHED
+        Path(group.flag).unlink(missing_ok=True)
+        guard = after(guard, path, replace(found, field="other"), restart=False)
+        guard.take("c", Reading(6.0, 40.0, first=True))
+        assert guard.watches["c"].evaluator.state == UNKNOWN
 
 
 def test_rules_that_go_while_they_could_not_be_read(
