@@ -60,7 +60,7 @@ class Evaluator:
         self._doubt: float | None = None  # unknown, though the source answers, since then
         self._changed: tuple[str, float] | None = None
         self._read: float | None = None  # when its source last answered
-        self._pardoned: float | None = None  # until then old data do not count, nor for samples
+        self.pardoned: float | None = None  # until then old data do not count, nor for samples
         self._text = ""  # of the last value
         self.lost = False  # what it was measured against: then it only seems fine
         self._begun: float | None = None  # when it first seemed so
@@ -72,9 +72,9 @@ class Evaluator:
             self._changed = (text, since + reading.time - self._read)
         # Fresh is also what others write, into other fields: not so a text that differs.
         written = reading.value is not None and not reading.first and reading.text != self._text
-        before = self.state if self._pardoned is None else ""  # what was pardoned lasts from now on
-        if self._pardoned is not None and (written or reading.time >= self._pardoned):
-            self._pardoned = None
+        before = self.state if self.pardoned is None else ""  # what was pardoned lasts from now on
+        if self.pardoned is not None and (written or reading.time >= self.pardoned):
+            self.pardoned = None
         sample = self._is_sample(reading)
         self.value, self.problem = self._measure(reading, sample)
         if self.value is None:
@@ -101,7 +101,7 @@ class Evaluator:
         if self.rule.what in LACKS or self.due == "unknown":
             self.due = ""
         if self.rule.what == "age":
-            self._pardoned = time + self.rule.limit.number
+            self.pardoned = time + self.rule.limit.number
         if self._changed is not None:
             self._changed = (self._changed[0], time)
 
@@ -183,7 +183,7 @@ class Evaluator:
             sample = not reading.first  # data that get worse by themselves (age) begin here
         elif before == BREACHED and not reading.first and self.reading:
             self.lasted += reading.time - self.reading.time
-        if sample and self._pardoned is None:
+        if sample and self.pardoned is None:
             self.samples += 1
             self._counted = reading.time
 
@@ -221,8 +221,10 @@ class Watch:
             self.tripped, self.excused = before.tripped, before.excused
             self.disarmed = before.disarmed
         self._miss_history()
-        same = (old.what, old.source, old.window) == (rule.what, rule.source, rule.window)
-        if rule.what in ("drop", "rise") and same and same_redis:
+        same = (old.what, old.source) == (rule.what, rule.source) and same_redis
+        if same:
+            self.evaluator.pardoned = before.evaluator.pardoned
+        if rule.what in ("drop", "rise") and same and old.window == rule.window:
             self.evaluator.go_on(before.evaluator)
 
     def _miss_history(self) -> None:
@@ -317,6 +319,9 @@ class Watch:
         self.excused = self.tripped and row.get("objects") is False
         self._miss_history()
         read = (row.get("what"), row.get("source")) == (self.rule.what, self.rule.source)
+        pardoned = row.get("pardoned_seconds")
+        if isinstance(pardoned, int | float) and read:
+            self.evaluator.pardoned = now + pardoned - age
         if isinstance(row.get("extreme"), int | float) and read and same_redis and self._ever:
             self.evaluator.extreme.recall(row["extreme"])
             self.evaluator.lost = False

@@ -189,6 +189,10 @@ class Guard:
             watch = self.watches.get(str(row.get("name"))) if isinstance(row, dict) else None
             if watch is not None:
                 watch.recall(row, now, max(0.0, known.get("age", 0.0)), same_redis)
+        if isinstance(
+            known.get("latched"), bool
+        ):  # a release meanwhile is seen with the first look
+            self._latched = known["latched"]
         self.actions.last = known.get("last") if isinstance(known.get("last"), dict) else None
 
     def _marker_renewed(self, done: str) -> None:
@@ -220,6 +224,7 @@ class Guard:
             "watchdog": state.WATCHDOG,
             "stopped": stopped,
             "poll": self.rules.poll,
+            "latched": self._latched,
             "place": _place(self.rules),
             "redis": self.sources.redis_state(bool(down and down.evaluator.state == BREACHED)),
             "conditions": conditions,

@@ -65,6 +65,8 @@ def condition(watch: Watch) -> State:
     }
     if watch.disarmed is not None:
         row["disarmed_seconds"] = _since(watch.disarmed, now)
+    if evaluator.pardoned is not None:
+        row["pardoned_seconds"] = max(0.0, evaluator.pardoned - now)
     extreme = evaluator.extreme.remembered()
     if extreme is not None and not evaluator.lost:
         row["extreme"] = extreme

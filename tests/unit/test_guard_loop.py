@@ -432,6 +432,37 @@ def test_what_still_does_not_change_is_not_armed_by_a_restart(
     assert watch.evaluator.state == FINE and watch.armed
 
 
+@pytest.mark.parametrize("how", ["down at the release", "restart", "reload"])
+def test_a_pardon_outlives_the_guard(
+    group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A guard that was not there at the release, or not from then on."""
+    Path(group.flag).touch()
+    guard, _, path = guard_with(monkeypatch, group, AGE)
+    now = time.monotonic()
+    guard.take("c", Reading(now - 1, 25.0, text="old"))
+    guard._look_at_latch()
+    if how == "down at the release":
+        guard._write()
+    Path(group.flag).unlink()
+    if how != "down at the release":
+        guard._look_at_latch()
+        guard._write()
+    guard = Guard(group) if how != "reload" else guard
+    if how == "reload":
+        guard = after(guard, path, replace(AGE, limit=parse_limit("> 29s")), restart=False)
+    else:
+        assert guard._load()
+        guard._recall()
+    guard._look_at_latch()
+    guard.take("c", Reading(now + 1, 31.0, first=True, text="old"))
+    for n in (2, 20, 29):
+        guard.take("c", Reading(now + n, 31.0 + n, text="old"))
+        assert "stop" not in told, n
+    guard.take("c", Reading(now + 40, 71.0, text="old"))
+    assert "stop" in told
+
+
 def test_another_limit_is_held_against_the_same_peak(
     group: Group, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
