@@ -7,6 +7,7 @@ the pools, retries and helpers around them.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,26 @@ class Settings:
         database = [pair for pair in query.split("&") if pair.startswith("db=")]
         where = [f"{scheme}://{rest.rpartition('@')[2]}", *database]
         return " ".join([*where, self.master, *sorted(self.sentinels)]).strip()
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two places (Settings.place) are the same, also if they are written differently."""
+    (where, sentinels), (there, others) = _parts(one), _parts(other)
+    return where == there and (sentinels == others or bool(sentinels & others))
+
+
+def _parts(place: str) -> tuple[tuple[str, str], set[str]]:
+    """Server or master, and database; and the Sentinels, which may come and go one by one."""
+    url, *more = place.split(" ")
+    scheme, _, rest = url.partition("://")
+    database = [word.removeprefix("db=") for word in more if word.startswith("db=")]
+    server, _, path = (rest, "", "") if scheme == "unix" else rest.lower().partition("/")
+    master = more[len(database) :]
+    if master:
+        server = master[0]
+    elif scheme != "unix" and not re.search(r":[0-9]+$", server):
+        server = f"{server or 'localhost'}:6379"
+    return (server, (database or [path.strip("/")])[0] or "0"), set(master[1:])
 
 
 class Client:

@@ -162,7 +162,7 @@ class Guard:
     def _follow(self, found: Rules) -> None:
         """Conditions that are as they were go on; the others begin anew."""
         old, same = self.watches, found.repeat == self.rules.repeat
-        same_redis = _place(found) == _place(self.rules)
+        same_redis = redisclient.same_place(_place(found), _place(self.rules))
         self.watches = {}
         for rule in found.rules:
             before = old.get(rule.name)
@@ -184,7 +184,8 @@ class Guard:
             self._deaths = 1 + (before if isinstance(before, int) else 0)
             self.actions.tell("guard-died", "ESS GUARD HAD DIED and was started again", WARNING)
         now, place = time.monotonic(), _place(self.rules)
-        same_redis = known.get("place", place) == place  # one of an older version does not say it
+        written = str(known.get("place", place))  # one of an older version does not say it
+        same_redis = redisclient.same_place(written, place)
         for row in known["conditions"]:
             watch = self.watches.get(str(row.get("name"))) if isinstance(row, dict) else None
             if watch is not None:

@@ -14,7 +14,7 @@ import pytest
 from quantum_ess.guard.evaluate import Reading
 from quantum_ess.guard.redissource import BACKOFF, RedisSource
 from quantum_ess.guard.rules import Rules
-from quantum_ess.redisclient import Client, Settings, Unavailable, password
+from quantum_ess.redisclient import Client, Settings, Unavailable, password, same_place
 
 MASTER, REPLICA = b"*1\r\n$6\r\nmaster\r\n", b"*1\r\n$5\r\nslave\r\n"
 
@@ -131,3 +131,26 @@ def test_attempts_to_connect_become_rare_and_are_not_made_in_step() -> None:
             longest = min(0.05 * 2**number, BACKOFF)
             assert longest / 2 <= pause <= longest
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [  # URL and Sentinels
+        (("redis://h",), ("rediss://u:p@H:6379/0",), True),
+        (("redis://h/1",), ("redis://h?db=1",), True),
+        (("redis://h/1",), ("redis://h/0",), False),
+        (("redis://h",), ("redis://h:6380",), False),
+        (("redis://[::1]",), ("redis://[::1]:6379",), True),
+        (("unix:///run/r",), ("unix://u:p@/run/r?db=0",), True),
+        (("unix:///run/r",), ("unix:///run/R",), False),
+        (("redis://a/0", "s:1 t:1", "m"), ("redis://b", "t:1 u:1", "m"), True),
+        (("redis://a/0", "s:1", "m"), ("redis://a/0", "u:1", "m"), False),
+        (("redis://a/0", "s:1", "m"), ("redis://a/0", "s:1", "n"), False),
+        (("redis://a/0", "s:1", "m"), ("redis://a/1", "s:1", "m"), False),
+        (("redis://a/0", "s:1", "m"), ("redis://a/0",), False),
+    ],
+)
+def test_the_same_redis(one: tuple[str, ...], other: tuple[str, ...], same: bool) -> None:
+    names = ("redis.url", "redis.sentinel", "redis.master")
+    places = [Settings(dict(zip(names, each, strict=False))).place() for each in (one, other)]
+    assert same_place(*places) is same and same_place(*reversed(places)) is same
