@@ -205,6 +205,8 @@ def actions(facts: Facts) -> Iterator[Finding]:
 
 def startable(facts: Facts) -> Iterator[Finding]:
     """Protected units that a release may not start."""
+    if facts.plan.options.get("resume.what") == "none":
+        return
     for name in facts.protected:
         if facts.unit(name).get("RefuseManualStart") and not name.endswith(".scope"):
             text = f"{name} has RefuseManualStart=yes: a release would fail at it"
