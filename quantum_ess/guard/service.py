@@ -190,10 +190,9 @@ class Guard:
             watch = self.watches.get(str(row.get("name"))) if isinstance(row, dict) else None
             if watch is not None:
                 watch.recall(row, now, max(0.0, known.get("age", 0.0)), same_redis)
-        if isinstance(
-            known.get("latched"), bool
-        ):  # a release meanwhile is seen with the first look
-            self._latched = known["latched"]
+        latched = known.get("latched")
+        if isinstance(latched, bool):  # a release meanwhile is seen with the first look
+            self._latched = latched
         self.actions.last = known.get("last") if isinstance(known.get("last"), dict) else None
 
     def _marker_renewed(self, done: str) -> None:
