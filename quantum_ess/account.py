@@ -35,6 +35,7 @@ LONGEST_REASON = 200  # characters of it in a line of the trail; the field has t
 GRAIN = 1.0  # seconds; a flag's text has no finer time
 LATE = 10.0  # seconds from a kill until a flag that PID 1 sees: the watch's period, twice
 RECENT = 2.0  # seconds that PID 1 may have been quicker than whoever notes the time
+BROKEN_INTO = 60.0  # seconds from a release's beginning to a stop that may have interrupted it
 SLOW = 30.0  # the same, of a halt target that is active: of this stop, for a release ends it
 
 
@@ -485,9 +486,10 @@ def _running(
                         running.add(unit.name)
                     if unit.active == "failed" and unit.name in running:
                         manager.reset_failed(unit.name)
-        if left_at is not None and not record.under_way(group):
-            # Of a release that was killed, maybe long ago: their stamps tell what has run since.
-            noted = left_at - _ahead(time.CLOCK_REALTIME)
+        noted = (left_at or math.inf) - _ahead(time.CLOCK_REALTIME)
+        if noted < began - BROKEN_INTO and not record.under_way(group):
+            # Of a release that was killed before: the units' stamps tell what has run since. One
+            # that this stop has just broken into may have had units stopped a little before it.
             left = [name for name in left if rested.get(name, 0) <= noted]
     except Exception as error:  # also whatever a broken module raises on import
         account.unknown = True

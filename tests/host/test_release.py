@@ -539,6 +539,7 @@ def test_a_note_of_long_ago(trading: Trading) -> None:
     command.communicate(timeout=SOON)
     host.run("systemctl", "start", *FOUR)
     trading.put_down(FOUR[3])
+    host.sh("touch -c -d '2 minutes ago' /run/quantum-ess/releasing")
     ess("activate")
     ess.wait_event("complete", 2)
     last = ess.status()["incident"]
