@@ -13,7 +13,8 @@ from quantum_ess import cgroup, latch, plan
 from quantum_ess.group import Group
 
 LIMIT = 2.0  # seconds from the trigger to the last sign of life (operations card)
-PROMPT = 0.2  # seconds in which PID 1 mostly sees that all are dead
+PROMPT = 0.5  # seconds in which PID 1 mostly sees that all are dead, asked by a crowd or not
+LOOK = 0.2  # seconds for a look at what it still waits for
 DYING = 0.02  # seconds from a kill to an empty cgroup, on a busy machine
 MANY = 64  # names; with more of them PID 1 is asked for what is not at rest instead
 TYPE_CHECKING = False
@@ -225,7 +226,7 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             restless = bool(units)
             if units and not outcome.living and time.monotonic() >= next_look:
                 next_look = time.monotonic() + 2 * PROMPT
-                outside = strike.outside(manager, units, time.monotonic() + PROMPT)
+                outside = strike.outside(manager, units, time.monotonic() + LOOK)
             problem = ""
         except Exception as error:  # whatever it is, the kill goes on without PID 1
             problem = f"systemd was not told: {error}"
@@ -253,7 +254,7 @@ def _still(outcome: Outcome, manager: "Manager | None", units: "list[Unit]") -> 
     """Of those units, the ones with a main process outside of its cgroup that lives on."""
     try:
         if manager:
-            return outcome.strike.outside(manager, units, time.monotonic() + PROMPT)
+            return outcome.strike.outside(manager, units, time.monotonic() + LOOK)
     except Exception:  # as above: they were seen alive
         pass
     return [unit.name for unit in units]

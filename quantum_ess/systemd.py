@@ -302,11 +302,9 @@ def outsider(manager: Manager, unit: Unit) -> int:
     if not unit.name.endswith(".service"):
         return 0
     pid = int(manager.get(unit.path, "Service", "MainPID"))
-    own = str(manager.get(unit.path, "Service", "ControlGroup"))
-    here = cgroup.of(pid) if pid > 1 else []
-    return (
-        pid if here and not (own and any(f"{path}/".startswith(f"{own}/") for path in here)) else 0
-    )
+    places = cgroup.of(pid) if pid > 1 else []
+    inside = any(unit.name in path.replace("/_", "/").split("/") for path in places)
+    return pid if places and not inside else 0
 
 
 def covered(manager: Manager, plan: Plan) -> list[Unit]:
