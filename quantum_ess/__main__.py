@@ -2,8 +2,11 @@
 
 import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import TextIO
 
-from quantum_ess.errors import EssError
+from quantum_ess.errors import EssError, shown
 
 
 def main() -> None:
@@ -11,6 +14,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    _tolerate(sys.stdout)
     try:
         from quantum_ess import cli
 
@@ -41,6 +45,13 @@ def main() -> None:
     sys.exit(_flushed(status))
 
 
+def _tolerate(out: TextIO) -> None:
+    """A locale that has no letter for something must not take the rest of the output away."""
+    if isinstance(out, TextIOWrapper):
+        with suppress(OSError):  # it looks where it stands: not so in a pipe that replaced a file
+            out.reconfigure(errors="backslashreplace")
+
+
 def _flushed(status: int) -> int:
     """That status, unless the output can't be written; nothing is left for the flush at exit."""
     try:
@@ -60,7 +71,7 @@ def _complain(text: str) -> None:
 def _say(text: str) -> None:
     """On stderr; that it can't be written must not change the exit status."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nor what is left in the buffer
 

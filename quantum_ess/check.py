@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from quantum_ess import checkhost, checkunits, findings
+from quantum_ess.errors import shown
 from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, Finding
 from quantum_ess.group import Group
@@ -85,7 +86,8 @@ def render(found: list[Finding], paint: bool) -> str:
         label = f"{finding.severity}:"
         if paint:
             label = f"\033[1;{colours[finding.severity]}m{label}\033[0m"
-        lines += [f"{label} {finding.text} [{finding.id}]", f"    to do: {finding.hint}"]
+        lines += [f"{label} {shown(finding.text)} [{finding.id}]"]
+        lines += [f"    to do: {shown(finding.hint)}"]
     counts = [sum(f.severity == name for f in found) for name in findings.SEVERITIES]
     many = zip(counts, findings.SEVERITIES, strict=True)
     said = ", ".join(f"{n} {name}{'s' if n != 1 else ''}" for n, name in many if n)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from quantum_ess import __version__
-from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified, Usage
+from quantum_ess.errors import Failed, Incomplete, NotPermitted, NotVerified, Usage, shown
 from quantum_ess.group import DRILL, TRADING, Group
 
 if TYPE_CHECKING:
@@ -365,6 +365,7 @@ def work(group: Group, kind: str) -> int:
 def complain(text: str, before: str = "") -> None:
     """One line on stderr, with the program's name; nothing depends on its being read."""
     try:
-        print(f"{before}\n" * bool(before) + f"quantum-ess: {text}", file=sys.stderr, flush=True)
+        said = f"{before}\n" * bool(before) + f"quantum-ess: {text}"
+        print(shown(said), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # for the flush at the exit

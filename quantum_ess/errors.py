@@ -92,6 +92,14 @@ class Incomplete(EssError):
     status = 8
 
 
+def shown(text: str) -> str:
+    """The text without what a terminal would take for more than text; line breaks stay.
+
+    Error messages, reasons and names come from others, who may be anybody.
+    """
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
 def passing(error: OSError) -> bool:
     """Whether another try may well not have that error: it says nothing of what is there."""
     return error.errno in (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR)

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantum_ess import chain, history, incidents, process, trail
 from quantum_ess.actor import describe
-from quantum_ess.errors import Failed, Usage
+from quantum_ess.errors import Failed, Usage, shown
 from quantum_ess.group import Group
 from quantum_ess.incidents import Incident
 
@@ -102,7 +102,7 @@ def table(known: list[Incident], width: int) -> str:
     rows = [COLUMNS, *map(_row, known)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(_cut(line.rstrip(), width) for line in lines)
+    return "\n".join(_cut(shown(line).rstrip(), width) for line in lines)
 
 
 def _row(incident: Incident) -> tuple[str, ...]:
@@ -140,8 +140,8 @@ def tell(incident: Incident) -> str:
     start = incidents.seconds(incident.began)
     for when, text in incident.timeline():
         after = incidents.seconds(when) - start
-        shown = f"{after:+.3f} s" if after < 60 else f"+{span(after)}"
-        lines.append(f"{when[:10]} {when[11:23]}  {shown:>14}  {text}")
+        later = f"{after:+.3f} s" if after < 60 else f"+{span(after)}"
+        lines.append(f"{when[:10]} {when[11:23]}  {later:>14}  {shown(text)}")
     return "\n".join(lines)
 
 
@@ -199,7 +199,7 @@ def _in_the_journal() -> bool:
 
 def _told(group: Group, unread: list[str]) -> list[str]:
     return [
-        f"{when} {incident.id}: {text}"
+        shown(f"{when} {incident.id}: {text}")
         for incident in incidents.load(group, unread)
         for when, text in incident.timeline()
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from quantum_ess import latch, worker
 from quantum_ess import record as records
-from quantum_ess.errors import passing
+from quantum_ess.errors import passing, shown
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 
@@ -203,7 +203,7 @@ def _in_time(options: Mapping[str, str], seconds: float, action: Callable[[], No
             action()
             result.append(None)
         except Exception as error:  # whatever redis-py raises, the stop is already done
-            result.append(" ".join(str(error).split()) or type(error).__name__)
+            result.append(shown(" ".join(str(error).split())) or type(error).__name__)
 
     try:
         ended = worker.start(run)

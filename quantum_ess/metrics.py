@@ -96,7 +96,7 @@ def _incident(group: Group, active: bool) -> Iterator[Metric]:
 
 def _units(seen: Status) -> Iterator[Metric]:
     protected: Samples = [
-        (TRADING | {"unit": row["unit"]}, row["state"] not in AT_REST)
+        (TRADING | {"unit": row["unit"]}, row["state"].partition(" (")[0] not in AT_REST)
         for row in seen["protected"]
         if row["state"] != "unknown"
     ]

@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from quantum_ess.errors import shown
+
 CLEAR = "\r\033[K"
 
 
@@ -42,13 +44,13 @@ class Progress:
         """Say what is being done; shown on a terminal only, until the next call."""
         if self._live:
             width = shutil.get_terminal_size().columns
-            line = f"{time.monotonic() - self._began:5.1f} s  {text} ..."
+            line = f"{time.monotonic() - self._began:5.1f} s  {shown(text)} ..."
             self._write(CLEAR + line[: width - 1])
 
     def line(self, text: str = "") -> None:
         """Say what has been done; stays."""
         if not self._quiet:
-            self._write(f"{CLEAR if self._live else ''}{text}\n")
+            self._write(f"{CLEAR if self._live else ''}{shown(text)}\n")
 
     def end(self) -> None:
         """Take the changing line away."""

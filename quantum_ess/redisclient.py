@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from quantum_ess import redisload
+from quantum_ess.errors import shown
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 Reply = Any  # bytes, int, None, a list of these, or Refused
@@ -270,4 +271,4 @@ def _translated() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return shown(" ".join(str(error).split()))[:300] or type(error).__name__

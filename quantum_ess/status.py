@@ -11,6 +11,7 @@ from typing import Any
 
 from quantum_ess import actor, cgroup, lastdrill, latch, record, stage
 from quantum_ess import plan as plans
+from quantum_ess.errors import shown
 from quantum_ess.group import Group
 from quantum_ess.guard import state as guards
 from quantum_ess.plan import Plan
@@ -158,12 +159,12 @@ def render(data: dict[str, Any], paint: bool) -> str:
     first = f"ESS Status: {data['status']}"
     if paint:
         first = f"\033[1;{31 if data['status'] == 'ACTIVE' else 32}m{first}\033[0m"
-    lines = [first]
+    lines = []
     if data["status"] == "ACTIVE":
         lines += [
             f"Since:     {data['since']}{_ago(data['seconds'])}",
             f"By:        {actor.describe(data['actor'])}, trigger: {data['trigger']}",
-            f"Reason:    {_shown(data['reason']) or '(none given)'}",
+            f"Reason:    {data['reason'] or '(none given)'}",
             f"Incident:  {data['incident']}",
         ]
     for title in ("protected", "kept"):
@@ -177,7 +178,7 @@ def render(data: dict[str, Any], paint: bool) -> str:
     lines += [f"Warning:   {problem}" for problem in data["problems"]]
     if data["status"] == "ACTIVE":
         lines.append("To resume: quantum-ess deactivate")
-    return "\n".join(lines)
+    return "\n".join([first, *(shown(line).replace("\n", "?") for line in lines)])
 
 
 def _drill(last: dict[str, Any]) -> str:
@@ -186,11 +187,6 @@ def _drill(last: dict[str, Any]) -> str:
     if last["time"] is None:
         return f"never{due}"
     return f"{last['result']}, {last['time']}{_ago(last['seconds'])}{due}"
-
-
-def _shown(text: str) -> str:
-    """Without what a terminal would take for more than text."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _ago(seconds: int | None) -> str:

@@ -9,7 +9,7 @@ import signal
 import sys
 from types import TracebackType
 
-from quantum_ess.errors import Failed
+from quantum_ess.errors import Failed, shown
 from quantum_ess.group import Group
 from quantum_ess.guard import once, rules, state
 from quantum_ess.guard.evaluate import BREACHED, UNKNOWN
@@ -118,6 +118,6 @@ def check() -> int:
     watches, problem = once.look(found)
     print("\n".join(line[2:] for line in state.table([state.condition(w) for w in watches])))
     if problem:
-        print(f"quantum-ess: Redis does not answer: {problem}", file=sys.stderr)
+        print(shown(f"quantum-ess: Redis does not answer: {problem}"), file=sys.stderr)
     states = {watch.evaluator.state for watch in watches}
     return 11 if BREACHED in states else 1 if UNKNOWN in states or problem else 0
