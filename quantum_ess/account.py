@@ -145,7 +145,7 @@ def finish(group: Group, incident: str) -> None:
         account = Account()
         account.incident, account.record = incident, known
         outcome.seconds = known.get("stop_ms", math.nan) / 1000
-        if "stop_ms" not in known:  # it is by `halt`, which does not say who it was
+        if "stop_ms" not in known:  # it is by `halt`, which may have come before who left word
             claim = _claim(group, outcome)
             account.record = {**known, **{key: claim[key] for key in ABOUT if key in claim}}
             account.record["actor"] = _named(account.record.get("actor") or {})

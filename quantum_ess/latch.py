@@ -323,8 +323,8 @@ def fill(group: Group) -> None:
         os.fchmod(fd, 0o644)
         if status.st_size == 0 and stat.S_ISREG(status.st_mode):
             os.write(fd, since(group)[0].encode() + b"\n")
-            # What ran when it was set is told by it. But for a nanosecond, as in libexec/halt: an
-            # activation may have marked it in between, and a release that has looked gives way.
+            # What ran when it was set is told by it. But for a nanosecond, as in libexec/halt: a
+            # release follows that (release._follow), unless an activation has left its note.
             os.utime(fd, ns=(status.st_atime_ns, filled(status.st_mtime_ns)))
     except OSError:
         pass  # /run is full: an empty flag latches as well as a full one

@@ -416,7 +416,7 @@ def test_an_activation_meanwhile_wins(market: Trading) -> None:
     wait_until(lambda: not market.remaining(), SOON, "the sentry's kill")
     release = host.spawn("quantum-ess", "deactivate")
     wait_until(lambda: host.sh("pgrep -f '[c]ontroller deactivate' || :"), SOON, "the release")
-    time.sleep(0.5)  # it has looked at the flag
+    time.sleep(0.5)  # by now it may wait for the record: a release of any stage has to give way
     assert ess("activate").stdout.splitlines()[0] == ACTIVE
     said = release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED, said
