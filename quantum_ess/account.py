@@ -563,9 +563,13 @@ def _see(group: Group) -> None:
     """As strike's see. A flag that has gone was seen by others, if in another directory maybe."""
     if not os.path.lexists(group.flag) and record.text(group.seen):
         return
-    status = os.lstat(os.path.dirname(group.flag))
+    directory = os.path.dirname(group.flag)
+    status = os.lstat(directory)
+    seen = f"{status.st_dev} {status.st_ino}"
+    with suppress(OSError):
+        seen += f" {os.lstat(f'{directory}/.here').st_ino}"
     with open(group.seen, "w", encoding="ascii") as file, suppress(OSError):
-        file.write(f"{status.st_dev} {status.st_ino}\n")
+        file.write(seen + "\n")
 
 
 def _try(account: Account, what: str, action: Any) -> bool:

@@ -58,10 +58,14 @@ def shut(group: Group) -> Flag:
     Raises nothing: the kill that follows must not depend on it. If /run can't hold the flag, the
     record's mere presence shuts the gate.
     """
-    try:
-        return _link_flag(group)
-    except OSError as error:
-        problem = f"{group.flag}: {error.strerror}"
+    problem = ""
+    for _ in range(3):  # a release, or who removes its directory, may be quicker than a join
+        try:
+            return _link_flag(group)
+        except OSError as error:
+            problem = f"{group.flag}: {error.strerror}"
+            if error.errno != 2:  # ENOENT
+                break
     try:
         fd = os.open(group.record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         os.close(fd)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -154,6 +155,31 @@ def test_a_flag_that_can_t_be_made(group: Group, fail: Fail) -> None:
     flag = latch.shut(group)
     assert flag.held and flag.inode is None
     assert os.path.exists(group.record) and not os.path.exists(group.seen)
+
+
+@pytest.mark.parametrize("call", ["link", "utime"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_flag_that_goes_while_it_is_set_again(
+    group: Group, call: str, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a release, or with its directory: who was told to stop has set one all the same."""
+    latch.shut(group)
+    real, left = getattr(os, call), [1]
+
+    def meanwhile(*args: Any, **kwargs: Any) -> None:
+        try:
+            if not before:
+                real(*args, **kwargs)
+        finally:
+            if left.pop() if left else False:
+                shutil.rmtree(os.path.dirname(group.flag))
+        if before:
+            real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, meanwhile)
+    flag = latch.shut(group)
+    assert not left and flag.error is None and flag.created
+    assert flag.inode == latch.inode(group) and not os.path.exists(group.record)
 
 
 def test_a_flag_that_the_shell_can_t_make(group: Group) -> None:

@@ -1,5 +1,6 @@
 """The shell's own judgement of which units are protected, wherever it is called."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -122,3 +123,47 @@ strike quantum-a.service {unit} 2>&1
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     terms = [f"kill -TERM {number}" for number in range(2, 6)]
     assert done.stdout.splitlines() == terms + [line.replace("TERM", "KILL") for line in terms]
+
+
+def asks(directory: Path, noted: str, run: str = "/proc", what: str = "swept") -> bool:
+    """Whether the flag went with its directory, the noted one; `run` is on another file system."""
+    script = f'. {STRIKE}; flag={directory}/ESS_ON run={run}; {what} "$1"'
+    return subprocess.run(["sh", "-c", script, "sh", noted]).returncode == 0
+
+
+def test_what_goes_with_its_directory(tmp_path: Path) -> None:
+    """Gone: the directory, or what stands for it on a file system of its own."""
+    directory, here = tmp_path / "flags", tmp_path / "flags/.here"
+    directory.mkdir()
+    device, number = os.lstat(directory).st_dev, os.lstat(directory).st_ino
+    alone = f"{device} {number}"
+    shared = str(tmp_path)
+    for noted in ("", str(device), alone):
+        assert not asks(directory, noted, shared)
+        assert asks(directory, noted), "nothing stands for it"
+    here.mkdir()
+    noted = f"{alone} {os.lstat(here).st_ino}"
+    for known in ("", str(device), alone, noted):
+        assert not asks(directory, known)
+    for other in (
+        f"{device} {number + 1}",
+        f"{device + 1}",
+        f"{alone} {os.lstat(here).st_ino + 1}",
+    ):
+        assert asks(directory, other)
+    here.rmdir()
+    assert asks(directory, noted)
+    directory.rmdir()
+    for known in ("", noted):
+        assert asks(directory, known)
+
+
+def test_what_is_removed_a_little_later(tmp_path: Path) -> None:
+    """PID 1 empties a directory name by name, and the flag's may be the first."""
+    directory, here = tmp_path / "flags", tmp_path / "flags/.here"
+    here.mkdir(parents=True)
+    noted = " ".join(str(os.lstat(path).st_ino) for path in (directory, here))
+    noted = f"{os.lstat(directory).st_dev} {noted}"
+    late = f"{{ sleep 0.05; rmdir {here}; }} & swept"
+    assert not asks(directory, noted)
+    assert asks(directory, noted, what=late)
