@@ -1,6 +1,5 @@
 """Signals that come together, or at the worst moment: what puts things right is done anyway."""
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -20,10 +19,13 @@ def handlers() -> Iterator[None]:
 
 
 def send(*numbers: signal.Signals) -> None:
-    """All of them to this process, so that they are pending together."""
+    """All of them to this thread, so that they are pending together.
+
+    Not to the process: another thread, left by another test, might take one, and be late with it.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     for number in numbers:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
