@@ -237,7 +237,11 @@ def _ours(claim: dict[str, Any], outcome: Outcome) -> bool:
 
 def _repeats(request: Request, outcome: Outcome, claim: dict[str, Any], account: Account) -> bool:
     """True of a command or unit that has found the incident under way; not of who began it."""
-    if request.trigger not in ("command", "unit") or _ours(claim, outcome):
+    ours = _ours(claim, outcome)
+    if outcome.flag.created and not account.first:
+        # A release that gives way may have taken the flag of this incident away for a moment.
+        ours = account.incident == latch.incident(outcome.flag.inode)
+    if request.trigger not in ("command", "unit") or ours:
         return False
     by_unit = request.trigger == account.record.get("trigger") == "unit"
     return not account.first or (outcome.flag.inode is not None and not by_unit)

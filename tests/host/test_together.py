@@ -5,7 +5,7 @@ import pytest
 from conftest import HostMaker
 from host import Host
 from kinds import FOUR, KINDS, NORMAL, service
-from product import DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, WATCH, Ess
+from product import ACTIVE, DONE, INACTIVE, INCOMPLETE, NOT_RELEASED, RECORD, WATCH, Ess
 from trading import FLAG, Trading
 from waiting import SOON, now_ns, wait_until
 
@@ -114,6 +114,26 @@ def test_in_the_middle_of_a_release(trading: Trading, what: str) -> None:
     assert release.returncode == DONE, (out, said)
     assert out.splitlines()[-1] == INACTIVE
     trading.all_running()
+
+
+@pytest.mark.parametrize("python", [True, False], ids=["python", "no-python"])
+def test_an_activation_that_a_release_overtakes(trading: Trading, python: bool) -> None:
+    """It has found the flag set, and the release takes that one away before it has marked it."""
+    host, ess = trading.host, Ess(trading.host)
+    trading.assert_stopped(trading.pull("command").time)
+    ess.wait_complete()
+    slow, held = "linkat:delay_exit", "/usr/bin/quantum-ess activate"
+    if not python:  # stat(1) looks for what it is to mark
+        slow, held = "statx:delay_enter", "/usr/lib/quantum-ess/halt --command '' why 1"
+    strace = f"exec strace -fqq -o /run/trace -P {FLAG} -e inject={slow}=3000000:when=1 {held}"
+    activation = host.spawn("sh", "-c", strace)
+    wait_until(lambda: slow.split(":")[0] in host.sh("cat /run/trace || :"), SOON, "the call")
+    ess("deactivate", "--no-start")
+    out, said = activation.communicate(timeout=60)
+    assert activation.returncode == (DONE if python else INCOMPLETE), (out, said)
+    assert "flag" not in said and host.exists(FLAG)
+    assert ess.first_line() == ACTIVE
+    assert not trading.remaining()
 
 
 @pytest.mark.parametrize("key", ["\x1a", "\x13"], ids=["Ctrl-Z", "Ctrl-S"])
