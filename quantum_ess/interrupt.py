@@ -1,4 +1,7 @@
-"""Interruption: Ctrl-C, SIGTERM and a closed terminal end the work, but not what puts it right."""
+"""Interruption: Ctrl-C, SIGTERM and a closed terminal end the work, but not what puts it right.
+
+Ctrl-Z ends nothing, and nobody would put it right: it is nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # a terminal's: they stop halfway
 
 
 class Interruption:
@@ -45,13 +49,14 @@ class Interruption:
 def interruptible(restore: Callable[[], None]) -> Iterator[Interruption]:
     """Run the body; each of the signals is a KeyboardInterrupt. Then restore, undisturbed.
 
-    A signal that is ignored, as nohup(1) has it, stays so.
+    A signal that is ignored, as nohup(1) has it, stays so. A terminal stops neither of the two.
     """
     interruption = Interruption()
-    found = {number: signal.getsignal(number) for number in NUMBERS}
+    found = {number: signal.getsignal(number) for number in (*NUMBERS, *STOPS)}
     before = {number: how for number, how in found.items() if how != signal.SIG_IGN}
     for number in before:
-        signal.signal(number, interruption.hear)
+        # Not a handler for the stops: a write that SIGTTOU breaks off would be tried for ever.
+        signal.signal(number, signal.SIG_IGN if number in STOPS else interruption.hear)
     try:
         yield interruption
     finally:

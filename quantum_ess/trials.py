@@ -11,6 +11,8 @@ from quantum_ess.errors import Failed, Usage
 from quantum_ess.evidence import Evidence
 from quantum_ess.progress import Progress
 
+PATIENCE = 0.5  # seconds for a terminal that was stopped (Ctrl-S): trading is, meanwhile
+
 
 def command(args: Namespace) -> int:
     """Run one of the two. Raises Failed, Usage."""
@@ -25,7 +27,7 @@ def _drill(args: Namespace) -> int:
     if args.clean:
         drill.clean_up()
         return 0
-    with Progress(quiet=args.json) as progress:
+    with Progress(quiet=args.json, patience=PATIENCE) as progress:
         progress.line("ESS DRILL: on canaries, trading goes on")
         evidence = Evidence(progress)
         done, result = drill.perform(evidence)
@@ -45,7 +47,7 @@ def _proof(args: Namespace) -> int:
         print("Go on? Type yes: ", end="", flush=True)
         if sys.stdin.readline().strip() != "yes":  # "" at the end of file
             raise Failed("nothing was done")
-    with Progress(quiet=args.json) as progress:
+    with Progress(quiet=args.json, patience=PATIENCE) as progress:
         progress.line(proof.HEADER)
         evidence = Evidence(progress)
         stops = proof.perform(evidence)

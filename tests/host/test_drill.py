@@ -132,6 +132,22 @@ def test_interrupted(host: Host, how: str) -> None:
     assert not host.exists(RESULT)
 
 
+@pytest.mark.parametrize("key", ["\x1a", "\x13"], ids=["Ctrl-Z", "Ctrl-S"])
+def test_a_key_in_the_middle(host: Host, key: str) -> None:
+    """On a terminal: neither stops it halfway, with canaries that run for good."""
+    command = "bash -mc 'quantum-ess drill; true'"
+    terminal = host.spawn("script", "-qec", command, "/dev/null")
+    wait_until(lambda: host.exists(DRILL_FLAG), SOON, "a flag")
+    assert terminal.stdin is not None
+    terminal.stdin.write(key)
+    terminal.stdin.flush()
+    wait_until(lambda: host.exists(RESULT), 60, "its result")
+    assert json.loads(host.read_file(RESULT))["result"] == "passed"
+    assert_nothing_left(host)
+    terminal.kill()
+    terminal.communicate(timeout=SOON)
+
+
 def test_it_gives_way_to_an_activation(host: Host, trading: Trading) -> None:
     """An activation during a drill stops trading as fast as ever, and the drill goes away."""
     running = host.spawn("quantum-ess", "drill")

@@ -6,11 +6,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from host import Host
 from kinds import FOUR, REDIS
 from product import ACTIVE, DONE, FAILED, INACTIVE, RECORD, USAGE, Ess
 from trading import FLAG, Trading
-from waiting import hold, wait_until
+from waiting import SOON, hold, wait_until
 
 HEADER = [
     "============================================================",
@@ -196,6 +198,24 @@ def test_interrupted_and_overtaken(host: Host, trading: Trading) -> None:
     assert ess.first_line() == ACTIVE
     assert ess.named("repeated")[-1]["ESS_REASON"] == "a late one"
     hold(lambda: trading.remaining(), 0.5, "running")
+
+
+@pytest.mark.parametrize("key", ["\x1a", "\x13"], ids=["Ctrl-Z", "Ctrl-S"])
+def test_a_key_in_the_middle(host: Host, trading: Trading, key: str) -> None:
+    """On a terminal: neither stops it halfway, with ESS active."""
+    ess = Ess(host)
+    # By a shell with job control, as in test_together.py.
+    command = "bash -mc 'quantum-ess proof --yes; true'"
+    terminal = host.spawn("script", "-qec", command, "/dev/null")
+    wait_until(lambda: host.exists(FLAG), 60, "the first stop")
+    assert terminal.stdin is not None
+    terminal.stdin.write(key)
+    terminal.stdin.flush()
+    ess.wait_event("proof-passed", timeout=180)
+    trading.all_running()
+    assert ess.first_line() == INACTIVE
+    terminal.kill()
+    terminal.communicate(timeout=SOON)
 
 
 def test_it_asks_first(host: Host, trading: Trading) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from quantum_ess.interrupt import NUMBERS, interruptible
+from quantum_ess.interrupt import NUMBERS, STOPS, interruptible
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Whatever happens, those of pytest afterwards."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: signal.getsignal(number) for number in (*NUMBERS, *STOPS)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
     yield
     for number, how in before.items():
@@ -72,3 +72,17 @@ def test_what_is_ignored_stays_ignored() -> None:
         done.append("worked")
     assert done == ["worked", "restored"]
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_terminal_does_not_stop_it_halfway() -> None:
+    """Neither the work nor what puts it right; afterwards it may again."""
+    seen = []
+
+    def look() -> None:
+        seen.append([signal.getsignal(number) for number in STOPS])
+
+    with interruptible(look):
+        look()
+    assert seen == [[signal.SIG_IGN] * len(STOPS)] * 2
+    look()
+    assert seen[-1] == [signal.SIG_DFL] * len(STOPS)
