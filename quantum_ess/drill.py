@@ -299,6 +299,8 @@ def perform(evidence: Evidence) -> tuple[Drill, dict[str, Any]]:
     if TRADING.latched():
         raise Failed("ESS is ACTIVE: no drill now", hint="see quantum-ess status")
     with record.lock(LOCK, 0.0) as locked:
+        if not locked and not record.lockable(LOCK):
+            raise Failed(f"{LOCK} can't be made: nothing was proved", hint=record.ROOM)
         if not locked:
             raise Failed(
                 "another drill is running", hint="watch it: journalctl -ft quantum-ess-drill"
@@ -354,6 +356,8 @@ def _log(event: str, text: str, priority: int = 5) -> None:
 def clean_up() -> None:
     """For the undertaker: clean, unless a drill is running. Raises Failed."""
     with record.lock(LOCK, 0.0) as locked:
+        if not locked and not record.lockable(LOCK):
+            raise Failed(f"{LOCK} can't be made: nothing was cleaned up", hint=record.ROOM)
         if not locked:
             raise Failed("a drill is running")
         try:

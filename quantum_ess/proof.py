@@ -445,7 +445,10 @@ def perform(evidence: Evidence) -> list[tuple[str, str, float]]:
     Raises Failed, KeyboardInterrupt.
     """
     stops: list[tuple[str, str, float]] = []
-    with record.lock(TRADING.run + "/proof.lock", 0.0) as locked:
+    lock = TRADING.run + "/proof.lock"
+    with record.lock(lock, 0.0) as locked:
+        if not locked and not record.lockable(lock):
+            raise Failed(f"{lock} can't be made: nothing was proved", hint=record.ROOM)
         if not locked:
             raise Failed("another proof is running")
         try:

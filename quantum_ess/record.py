@@ -22,6 +22,8 @@ from quantum_ess.group import Group
 VERSION = 1
 LONGEST = 1 << 20  # bytes; the longest argument of a command line (execve(2)) fits, JSON-escaped
 INCIDENT = re.compile(r"[0-9a-z-]{1,64}")
+# For an error that says that a file can't be locked, because it can't be made.
+ROOM = "see what is in its place, and what room there is: df /run; df -i /run"
 UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.[a-z]{4,7}")  # systemd.unit(5)
 Record = dict[str, Any]
 
@@ -41,6 +43,11 @@ def lock(path: str, seconds: float) -> Iterator[bool]:
         yield _lock(fd, time.monotonic() + seconds)
     finally:
         os.close(fd)
+
+
+def lockable(path: str) -> bool:
+    """Whether there is a file to be locked: if `lock` did not have it, somebody else has."""
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _lock(fd: int, deadline: float) -> bool:

@@ -483,11 +483,8 @@ def deactivate(
     """
     lock = group.run + "/release.lock"
     with record.lock(lock, 0.0) as locked:
-        if not locked and (os.path.islink(lock) or not os.path.isfile(lock)):
-            raise NotReleased(
-                f"{lock} can't be made: nothing was released",
-                hint="see what is in its place, and what room there is: df /run; df -i /run",
-            )
+        if not locked and not record.lockable(lock):
+            raise NotReleased(f"{lock} can't be made: nothing was released", hint=record.ROOM)
         if not locked and trigger == "flag":
             return False  # it is being released already
         if not locked:
