@@ -233,7 +233,7 @@ def clean() -> None:
     release.
     """
     plan = plans.read(DRILL)
-    with Manager(timeout=5.0) as manager:
+    with Manager.lasting() as manager:
         if not _traces(manager):
             return
         first = (PATH_UNIT, SENTRY, *DRILL.holders)
@@ -308,7 +308,7 @@ def perform(evidence: Evidence) -> tuple[Drill, dict[str, Any]]:
         drill: Drill | None = None
         try:
             clean()
-            with Manager(timeout=5.0) as manager, interruptible(clean):
+            with Manager.lasting() as manager, interruptible(clean):
                 drill = Drill(evidence, manager)
                 drill.run()
         except GaveWay:

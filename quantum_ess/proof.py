@@ -359,13 +359,8 @@ class Proof:
                     self._not_overtaken()
                     self._deactivate()
                 self._await_release()
-            missing = [unit for unit in self.ran if unit not in self._running()]
-            if missing and not TRADING.latched() and not self._overtaken:
-                self._start(missing)
-            left = [unit for unit in self.ran if unit not in self._running()]
-            if left:
-                measured = f"DO NOT RUN: {' '.join(left)}"
-                self.evidence.check("left as found", "what ran runs", measured, False)
+            with Manager.lasting() as self.manager:  # the one before may be what has failed
+                self._start_missing()
         except (Unreachable, Refused) as error:
             self.evidence.check("left as found", "what ran runs", f"systemd: {error}", False)
         if self._overtaken:
@@ -373,6 +368,15 @@ class Proof:
             if not TRADING.latched():
                 measured = "somebody else has released ESS meanwhile"
             self.evidence.check("left as found", "nobody else does anything", measured, False)
+
+    def _start_missing(self) -> None:
+        missing = [unit for unit in self.ran if unit not in self._running()]
+        if missing and not TRADING.latched() and not self._overtaken:
+            self._start(missing)
+        left = [unit for unit in self.ran if unit not in self._running()]
+        if left:
+            measured = f"DO NOT RUN: {' '.join(left)}"
+            self.evidence.check("left as found", "what ran runs", measured, False)
 
     def _start(self, units: list[str]) -> None:
         for unit in units:
@@ -452,7 +456,7 @@ def perform(evidence: Evidence) -> list[tuple[str, str, float]]:
         if not locked:
             raise Failed("another proof is running")
         try:
-            with Manager(timeout=5.0) as manager:
+            with Manager.lasting() as manager:
                 proof = Proof(evidence, manager)
                 _nonempty(proof.ran)  # somebody may have stopped them while we asked
                 stops = proof.stops

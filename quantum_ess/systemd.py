@@ -57,6 +57,14 @@ class Unit(NamedTuple):
 class Manager:
     """A connection to PID 1. Not thread-safe. Close it, or use it as a context manager."""
 
+    @classmethod
+    def lasting(cls) -> Manager:
+        """One that survives a daemon-reexec: for work that is long, and that nothing waits for.
+
+        Raises Unreachable.
+        """
+        return cls(timeout=5.0, again=lambda: None)
+
     def __init__(
         self, timeout: float = 0.5, bus: bool = False, again: Callable[[], object] | None = None
     ) -> None:

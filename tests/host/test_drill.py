@@ -148,6 +148,20 @@ def test_a_key_in_the_middle(host: Host, key: str) -> None:
     terminal.communicate(timeout=SOON)
 
 
+def test_a_daemon_reexec_in_the_middle(host: Host) -> None:
+    """PID 1 closes its connections: that is no failure."""
+    ours = ("-t", "quantum-ess-drill")
+    running = host.spawn("quantum-ess", "drill")
+    # Not a way whose command waits for PID 1: that would be cut off as well, by systemctl's doing.
+    wait_until(
+        lambda: host.journal(*ours).count("LATCH FLAG CLEARED") == 3, 60, "the last but one release"
+    )
+    host.run("systemctl", "daemon-reexec")
+    out, said = running.communicate(timeout=150)
+    assert running.returncode == DONE, (out, said)
+    assert_nothing_left(host)
+
+
 def test_it_gives_way_to_an_activation(host: Host, trading: Trading) -> None:
     """An activation during a drill stops trading as fast as ever, and the drill goes away."""
     running = host.spawn("quantum-ess", "drill")

@@ -218,6 +218,18 @@ def test_a_key_in_the_middle(host: Host, trading: Trading, key: str) -> None:
     terminal.communicate(timeout=SOON)
 
 
+def test_a_daemon_reexec_in_the_middle(host: Host, trading: Trading) -> None:
+    """PID 1 closes its connections: that is no failure, neither of the proof nor of what ran."""
+    ess = Ess(host)
+    running = host.spawn("quantum-ess", "proof", "--yes")
+    ess.wait_event("unlatched", timeout=60)
+    host.run("systemctl", "daemon-reexec")
+    out, said = running.communicate(timeout=240)
+    assert running.returncode == DONE, (out, said)
+    assert out.splitlines()[-1] == PASSED
+    assert trading.states() == dict.fromkeys(FOUR, "active")
+
+
 def test_it_asks_first(host: Host, trading: Trading) -> None:
     """Without a terminal it needs --yes; on a terminal, anything but yes means no."""
     pids = {unit: host.main_pid(unit) for unit in FOUR}
