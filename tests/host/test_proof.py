@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from host import Host
-from kinds import FOUR, REDIS
+from kinds import FOUR, NORMAL, REDIS, service
 from product import ACTIVE, DONE, FAILED, INACTIVE, RECORD, USAGE, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, wait_until
@@ -228,6 +228,22 @@ def test_a_daemon_reexec_in_the_middle(host: Host, trading: Trading) -> None:
     assert running.returncode == DONE, (out, said)
     assert out.splitlines()[-1] == PASSED
     assert trading.states() == dict.fromkeys(FOUR, "active")
+
+
+def test_a_socket_and_what_another_unit_wants(host: Host) -> None:
+    """PID 1 starts them before their turn: that is in order."""
+    trading = Trading(
+        host, dict.fromkeys(("gw.service", "engine.service", "feed.service"), "normal")
+    )
+    trading.write_unit("gw.socket", "[Socket]\nListenStream=/run/gw\n")
+    trading.write_unit("gw.service", f"[Unit]\nWants=feed.service\n{service(NORMAL)}")
+    host.run("systemctl", "daemon-reload")
+    Ess(host).configure("[protect]\nunits = gw engine feed gw.socket\n[resume]\nsettle = 100ms\n")
+    host.run("systemctl", "start", "gw.socket")
+    trading.start()
+    done = proof(host)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (DONE, PASSED), done
+    assert host.unit_state("gw.socket") == "active"
 
 
 def test_it_asks_first(host: Host, trading: Trading) -> None:

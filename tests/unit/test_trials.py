@@ -35,6 +35,7 @@ class Pid1:
 
     def __init__(self) -> None:
         self.broken = False
+        self.known: dict[str, dict[str, list[str]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +47,12 @@ class Pid1:
         if self.broken:
             raise Unreachable("PID 1: Bad file descriptor")
         return [Unit(name, "loaded", "active", "running", f"/{name}", 0) for name in names]
+
+    def load(self, unit: str) -> str:
+        return unit
+
+    def get_all(self, unit: str, kind: str) -> dict[str, list[str]]:
+        return {"WantedBy": ["multi-user.target"], **self.known.get(unit, {})}
 
 
 @pytest.fixture
@@ -84,3 +91,32 @@ def test_what_ran_is_restored_by_another_connection(
     pid1.broken = True
     work.restore()
     assert work.evidence.failures == []
+
+
+@pytest.mark.parametrize(
+    ("order", "early"),
+    [
+        ("engine gw other", ""),
+        ("gw engine other", "gw"),
+        ("engine other gw", "other"),
+        ("gw.socket engine gw other", ""),
+        ("trading.slice engine gw other", ""),
+        ("fed engine gw other", ""),
+        ("fired engine gw other", ""),
+        ("engine other gw fed", "other"),
+    ],
+)
+def test_what_pid_1_starts_by_itself_is_not_out_of_order(
+    group: Group, pid1: Any, order: str, early: str
+) -> None:
+    """A socket, what another unit wants, what a timer triggers; but all others are."""
+    pid1.known = {
+        "fed.service": {"WantedBy": ["multi-user.target", "gw.service"]},
+        "fired.service": {"TriggeredBy": ["fired.timer"]},
+    }
+    work = proof.Proof(evidence(), pid1)
+    named = [name if "." in name else f"{name}.service" for name in order.split()]
+    configured = ["engine", "gw", "other", "fed", "fired", "gw.socket", "trading.slice"]
+    turns = [name if "." in name else f"{name}.service" for name in configured]
+    up = {name: 1.0 + named.index(name) for name in turns if name in named}
+    assert work._early(up) == [f"{name}.service" for name in early.split()]
