@@ -44,6 +44,9 @@ REASON = f"--reason={WHY}"
 PATIENCE = 10.0  # seconds for anything that has no limit of its own
 LONGEST = 40.0  # seconds; more than an activation may take, also as a unit
 PICKED_UP = 5.0  # seconds until the flag's removal is noticed (operations card)
+# Nanoseconds by which an activation that finds the flag set makes its time later (latch._join), as
+# the unit does with its own. A touch(1) makes it the present.
+AGAIN = 500_000
 CALM = 1.0  # seconds for which nothing may come back
 PULLED = ("RequiredBy", "WantedBy", "BoundBy")
 EVENTS = ("initiated", "latched", "complete")
@@ -147,8 +150,8 @@ class Proof:
         with Process(*way.command) as trigger:
 
             def note() -> None:
-                # touch(1) makes the file first and sets its time then; the unit marks it again.
-                if self._mark is None and (way.name == "command" or trigger.ended):
+                # touch(1) makes the file first and sets its time then; the others write to it.
+                if self._mark is None and (trigger.ended or (_written() and not way.by_flag)):
                     self._mark = latch.mark(TRADING.flag)
 
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
@@ -157,23 +160,31 @@ class Proof:
         self._settle()
         known = record.load(TRADING.record) or {}
         self._mark = self._mark or latch.mark(TRADING.flag)
-        _wait(self._as_noted, 0.5)  # giving the flag its content changes its time for a moment
+        later = AGAIN if way.name == "unit" else 0
+        # Giving the flag its content changes its time for a moment.
+        _wait(lambda: self._as_noted(latch.mark(TRADING.flag), later), 0.5)
+        mark = latch.mark(TRADING.flag)  # first: what comes while we look at the rest is seen later
         why = WHY if way.name == "command" else ""
         ours = (known.get("trigger", way.name), known.get("reason", why)) == (way.name, why)
-        self._overtaken = not (self._as_noted() and ours and not self._joined())
-        self._mark = latch.mark(TRADING.flag)
+        self._overtaken = not (self._as_noted(mark, later) and ours and not self._joined())
+        self._mark = mark
         return trigger, found
 
-    def _as_noted(self) -> bool:
-        """Whether nobody has marked the flag since: that makes its time a later one."""
-        mark, noted = latch.mark(TRADING.flag), self._mark
+    def _as_noted(self, mark: tuple[int, int] | None, later: int) -> bool:
+        """Whether nobody has marked the flag since: that makes its time a later one.
+
+        later: nanoseconds by which it may be, by our own doing.
+        """
+        noted = self._mark
         if mark is None or noted is None:
             return mark is noted
-        return mark[0] == noted[0] and mark[1] <= noted[1]
+        return mark[0] == noted[0] and mark[1] <= noted[1] + later
 
     def _joined(self) -> bool:
         """Whether somebody else has activated since the flag was set, as the history has it."""
         incident = (record.load(TRADING.record) or {}).get("incident")
+        if incident is None:
+            return False
         entries = [i.entries for i in incidents.load(TRADING, []) if i.id == incident]
         again = [e for known in entries for e in known if e["event"] == "repeated"]
         return any(entry.get("reason") != WHY for entry in again)
@@ -249,8 +260,9 @@ class Proof:
             self._not_overtaken()
             with self._interruption.deferred():
                 run(COMMAND, "activate", REASON)
-                self._overtaken = self._joined()
-                self._mark = latch.mark(TRADING.flag)
+                mark = latch.mark(TRADING.flag)
+                self._overtaken = not self._as_noted(mark, AGAIN) or self._joined()
+                self._mark = mark
 
     def _trail(self) -> None:
         incident = str((record.load(TRADING.record) or {}).get("incident", ""))
@@ -431,10 +443,21 @@ class Proof:
         _wait(over, self._release_takes())
 
     def _not_overtaken(self) -> None:
-        """Raises Overtaken if the flag is not as it was after our own activation."""
-        if self._overtaken or latch.mark(TRADING.flag) != self._mark:
+        """Raises Overtaken if the flag is not as it was after our own activation.
+
+        Or if somebody has joined that, who may have been on record only later.
+        """
+        if self._overtaken or self._joined() or latch.mark(TRADING.flag) != self._mark:
             self._overtaken = True
             raise Overtaken
+
+
+def _written() -> bool:
+    """Whether the flag is there, with its content."""
+    try:
+        return os.lstat(TRADING.flag).st_size > 0
+    except OSError:
+        return False
 
 
 def _status(process: Process) -> str:

@@ -246,6 +246,23 @@ def test_a_socket_and_what_another_unit_wants(host: Host) -> None:
     assert host.unit_state("gw.socket") == "active"
 
 
+def test_a_touch_during_the_stop_by_unit(host: Host, trading: Trading) -> None:
+    """The unit marks the flag as well: that is the proof's own, and the touch is not."""
+    third = f"""
+    for stop in 1 2 3; do
+        until [ -e {FLAG} ]; do sleep 0.02; done
+        [ $stop = 3 ] || while [ -e {FLAG} ]; do sleep 0.02; done
+    done
+    sleep 0.1
+    touch {FLAG}"""
+    touched = host.spawn("sh", "-c", third)
+    done = proof(host)
+    assert touched.wait(timeout=SOON) == 0
+    assert (done.returncode, "ESS stays ACTIVE" in done.stdout) == (FAILED, True), done
+    assert Ess(host).first_line() == ACTIVE
+    hold(lambda: trading.remaining(), 0.5, "running")
+
+
 def test_it_asks_first(host: Host, trading: Trading) -> None:
     """Without a terminal it needs --yes; on a terminal, anything but yes means no."""
     pids = {unit: host.main_pid(unit) for unit in FOUR}

@@ -1,6 +1,7 @@
 """Drill and proof: what they say and judge of what they find, without a host."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +9,7 @@ from typing import Any, Self
 import pytest
 from madeup import group_below
 
-from quantum_ess import drill, observe, proof, record
+from quantum_ess import drill, latch, observe, proof, record
 from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
 from quantum_ess.group import Group
@@ -120,3 +121,18 @@ def test_what_pid_1_starts_by_itself_is_not_out_of_order(
     turns = [name if "." in name else f"{name}.service" for name in configured]
     up = {name: 1.0 + named.index(name) for name in turns if name in named}
     assert work._early(up) == [f"{name}.service" for name in early.split()]
+
+
+def test_the_units_own_mark_is_not_somebody_elses(group: Group, pid1: Any) -> None:
+    """It finds the flag that it has set itself; a touch at the same time is another's."""
+    work = proof.Proof(evidence(), pid1)
+    latch.shut(group)
+    assert proof._written()
+    work._mark = latch.mark(group.flag)
+    assert work._as_noted(work._mark, 0)
+    latch.shut(group)
+    assert work._as_noted(latch.mark(group.flag), proof.AGAIN)
+    assert not work._as_noted(latch.mark(group.flag), 0)
+    time.sleep(0.02)
+    os.utime(group.flag)
+    assert not work._as_noted(latch.mark(group.flag), proof.AGAIN)
