@@ -132,6 +132,25 @@ def test_interrupted(host: Host, how: str) -> None:
     assert not host.exists(RESULT)
 
 
+def test_the_undertaker_tries_again(host: Host) -> None:
+    """If it finds a drill at work: that may be killed as well."""
+    clean, lock = "quantum-ess-drill-clean.service", "/run/quantum-ess/drill.lock"
+    running = host.spawn("quantum-ess", "drill")
+    wait_until(lambda: host.exists(DRILL_FLAG), SOON, "a flag")
+    host.sh("kill -KILL $(pgrep -f '[c]ontroller drill')")
+    running.communicate(timeout=60)
+    held = host.spawn("flock", lock, "cat")
+    try_it = ("flock", "--nonblock", lock, "true")
+    wait_until(lambda: host.run(*try_it, check=False).returncode, SOON, "the lock to be held")
+    host.run("systemctl", "start", "--no-block", clean)
+    wait_until(lambda: "a drill is running" in host.journal("-u", clean), SOON, "a try")
+    assert host.exists("/run/quantum-ess-drill")
+    held.communicate(timeout=SOON)
+    wait_until(lambda: host.unit_state(clean) == "inactive", 30, "another try")
+    assert_nothing_left(host)
+    assert host.run("quantum-ess", "drill", "--clean").stdout == ""  # there is nothing to clean
+
+
 @pytest.mark.parametrize("key", ["\x1a", "\x13"], ids=["Ctrl-Z", "Ctrl-S"])
 def test_a_key_in_the_middle(host: Host, key: str) -> None:
     """On a terminal: neither stops it halfway, with canaries that run for good."""
