@@ -163,7 +163,7 @@ class Drill:
         missing = set(wanted)
 
         def told() -> bool:
-            found = observe.entries(DRILL.prefix, incident, self.evidence.epoch)
+            found = observe.entries(DRILL.prefix, incident)
             missing.difference_update(entry["ESS_EVENT"] for entry in found)
             return not missing
 

@@ -114,13 +114,14 @@ def identities(manager: Manager, patterns: list[str]) -> dict[str, str]:
     return found
 
 
-def entries(identifier: str, incident: str, since: float) -> list[dict[str, str]]:
-    """Audit entries of one incident in the journal, oldest first; [] if it can't be read.
+def entries(identifier: str, incident: str) -> list[dict[str, str]]:
+    """Audit entries of one incident of this boot in the journal; [] if it can't be read.
 
-    since: epoch seconds. Nothing is asked of journald itself, which may hang.
+    By matches alone, which are indexed: the clock may have been set back since it began. Nothing is
+    asked of journald itself, which may hang.
     """
-    match = [trail.OURS, *([f"ESS_INCIDENT={incident}"] if incident else [])]
-    options = ["-t", identifier, f"--since=@{int(since) - 1}", "-o", "json", "--all", "--no-pager"]
+    match = (trail.OURS, f"ESS_INCIDENT={incident}")
+    options = ("-b", "-t", identifier, "-o", "json", "--all", "--no-pager")
     done = process.run("journalctl", "--quiet", *options, *match, seconds=5)
     found = []
     for line in done.out.splitlines():

@@ -270,7 +270,7 @@ class Proof:
         told: list[str] = []
 
         def whole() -> bool:
-            for entry in observe.entries(TRADING.prefix, incident, self.evidence.epoch):
+            for entry in observe.entries(TRADING.prefix, incident):
                 told.append(entry["ESS_EVENT"])
                 unit = short(entry.get("ESS_UNIT", ""))
                 missing.discard(f"{entry['ESS_EVENT']} {unit}".strip())

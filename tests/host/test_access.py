@@ -149,7 +149,7 @@ def test_a_trail_that_somebody_else_has_written(trading: Trading) -> None:
     assert "forged" in host.journal("-t", "quantum-ess"), "nothing to see through"
     shown = ess("log").stdout
     assert "ESS ACTIVATED" in shown and "forged" not in shown
-    entries = f"observe.entries('quantum-ess', '{incident}', 1)"
+    entries = f"observe.entries('quantum-ess', '{incident}')"
     script = f"from quantum_ess import observe\nprint([e['MESSAGE'] for e in {entries}])"
     read = host.run("python3", "-c", script).stdout
     assert "ESS ACTIVATED" in read and "forged" not in read

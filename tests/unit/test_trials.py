@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 from madeup import group_below
 
-from quantum_ess import drill, latch, observe, proof, record
+from quantum_ess import drill, latch, observe, process, proof, record
 from quantum_ess.errors import Failed
 from quantum_ess.evidence import Evidence
 from quantum_ess.group import Group
@@ -136,3 +136,17 @@ def test_the_units_own_mark_is_not_somebody_elses(group: Group, pid1: Any) -> No
     time.sleep(0.02)
     os.utime(group.flag)
     assert not work._as_noted(latch.mark(group.flag), proof.AGAIN)
+
+
+def test_the_trail_is_found_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be set back during a proof: entries are then older than its beginning."""
+    asked: list[str] = []
+
+    def run(*argv: str, seconds: float) -> process.Process:
+        asked.extend(argv)
+        return process.Process("true")
+
+    monkeypatch.setattr(process, "run", run)
+    assert observe.entries("quantum-ess", "1234abcd-5") == []
+    assert {"ESS_INCIDENT=1234abcd-5", "-b"} <= set(asked)
+    assert not [word for word in asked if word.startswith(("--since", "-S"))]
