@@ -150,8 +150,8 @@ class Proof:
         with Process(*way.command) as trigger:
 
             def note() -> None:
-                # touch(1) makes the file first and sets its time then; the others write to it.
-                if self._mark is None and (trigger.ended or (_written() and not way.by_flag)):
+                # touch(1) makes the file first and sets its time then.
+                if self._mark is None and (trigger.ended or not way.by_flag):
                     self._mark = latch.mark(TRADING.flag)
 
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
@@ -450,14 +450,6 @@ class Proof:
         if self._overtaken or self._joined() or latch.mark(TRADING.flag) != self._mark:
             self._overtaken = True
             raise Overtaken
-
-
-def _written() -> bool:
-    """Whether the flag is there, with its content."""
-    try:
-        return os.lstat(TRADING.flag).st_size > 0
-    except OSError:
-        return False
 
 
 def _status(process: Process) -> str:

@@ -127,7 +127,6 @@ def test_the_units_own_mark_is_not_somebody_elses(group: Group, pid1: Any) -> No
     """It finds the flag that it has set itself; a touch at the same time is another's."""
     work = proof.Proof(evidence(), pid1)
     latch.shut(group)
-    assert proof._written()
     work._mark = latch.mark(group.flag)
     assert work._as_noted(work._mark, 0)
     latch.shut(group)
