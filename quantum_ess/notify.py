@@ -6,6 +6,7 @@ can read, and never printed; a URL is named by its line and its scheme.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -44,6 +45,11 @@ def urls(path: str = URLS) -> dict[str, str]:
     }
 
 
+def _mark(url: str, job: outbox.Job) -> str:
+    """What is noted of a URL that has had its message: lines move when the list is edited."""
+    return hashlib.sha256(f"{job['incident']} {url}".encode()).hexdigest()[:16]
+
+
 def _scheme(line: str) -> str:
     """What may be told of a URL; of a line that is none, nothing."""
     found = re.match(r"([a-z][a-z0-9+.-]{0,30})://", line, re.ASCII | re.IGNORECASE)
@@ -68,14 +74,19 @@ def _complaint(due: Due) -> str:
 
 def _attempt(group: Group, due: Due) -> None:
     job = dict(due.job)
+    sent = job.get("sent", {})
+    sent = (
+        dict(sent) if isinstance(sent, dict) else {name: name for name in sent}
+    )  # as it was once noted
     try:
-        wanted = urls()
-        left = {name: url for name, url in wanted.items() if name not in job.get("sent", [])}
+        wanted = {_mark(url, job): (name, url) for name, url in urls().items()}
+        left = {name: url for mark, (name, url) in wanted.items() if not {mark, name} & sent.keys()}
         failed = {name: why for name, url in left.items() if (why := _send(url, job))}
     except Failed as error:
-        left, failed = {}, {URLS: str(error)}
+        wanted, left, failed = {}, {}, {URLS: str(error)}
     arrived = [name for name in left if name not in failed]
-    job |= {"failed": failed, "sent": [*job.get("sent", []), *arrived], "tries": job["tries"] + 1}
+    sent |= {mark: name for mark, (name, _) in wanted.items() if name in arrived}
+    job |= {"failed": failed, "sent": sent, "tries": job["tries"] + 1}
     trail = Trail(group, job["incident"], {"trigger": job.get("trigger", "unknown")})
     for name in arrived:
         trail.log("notified", f"ESS NOTIFICATION SENT: {name}", priority=NOTICE)
@@ -90,8 +101,9 @@ def _attempt(group: Group, due: Due) -> None:
             outbox.update(group, "notify", due, job, time.time() + wait)
         return
     with suppress(OSError):
-        facts = {key: job[key] for key in ("transition", "sent", "failed", "tries")}
-        history.append(group, history.entry("notified", job["incident"], **facts))
+        facts = {key: job[key] for key in ("transition", "failed", "tries")}
+        entry = history.entry("notified", job["incident"], sent=list(sent.values()), **facts)
+        history.append(group, entry)
     outbox.done(group, "notify", due.path)
 
 

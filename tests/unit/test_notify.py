@@ -1,0 +1,98 @@
+"""Notifications without a network: what is sent to whom, how often, and what is noted of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from madeup import group_below
+
+from quantum_ess import history, notify, outbox
+from quantum_ess.group import Group
+
+INCIDENT = "0badcafe-7"
+MAIL, CHAT, SMS = "mailto://ops:s3cret@example.org", "slack://a/b/c", "sns://d/e"
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    found = group_below(tmp_path)
+    os.makedirs(f"{found.state}/notify")
+    return found
+
+
+class Services:
+    """What apprise would speak to. why: of a URL, why its service takes nothing."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.why: dict[str, str] = {}
+        self.taken: list[tuple[str, outbox.Job]] = []
+        self.meanwhile: Callable[[str], object] = lambda url: None
+
+    def urls(self) -> dict[str, str]:
+        rows = enumerate(self.lines, 1)
+        return {f"line {n} ({line.partition(':')[0]})": line for n, line in rows if line}
+
+    def take(self, url: str, job: outbox.Job, *_: object) -> str:
+        self.meanwhile(url)
+        if not self.why.get(url):
+            self.taken.append((url, job))
+        return self.why.get(url, "")
+
+    @property
+    def told(self) -> list[str]:
+        return [url for url, _ in self.taken]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> Services:
+    found = Services()
+    monkeypatch.setattr(notify, "urls", found.urls)
+    monkeypatch.setattr(notify, "_apprise", found.take)
+    return found
+
+
+def owe(group: Group, transition: str = "activate", **facts: Any) -> str:
+    """Leave a job that is due; its file."""
+    job = {"transition": transition, "incident": INCIDENT, "epoch": time.time(), "tries": 0}
+    path = f"{group.state}/notify/{transition}.{facts.get('incident', INCIDENT)}"
+    outbox.save(path, {**job, **facts}, due=1.0)
+    return path
+
+
+def again(group: Group) -> None:
+    """The time of the next attempt has come."""
+    for due in outbox.jobs(group, "notify"):
+        os.utime(due.path, (1, 1))
+    notify.work(group)
+
+
+def recorded(group: Group) -> list[Any]:
+    return [line.entry["sent"] for line in history.lines(group.history) if line.entry]
+
+
+def test_an_edit_of_the_list_loses_and_doubles_nothing(group: Group, services: Services) -> None:
+    services.lines, services.why = [MAIL, CHAT], {CHAT: "down"}
+    path = owe(group)
+    notify.work(group)
+    assert services.told == [MAIL]
+    assert "s3cret" not in Path(path).read_text()
+    services.lines, services.why = ["", CHAT, SMS, MAIL], {}
+    again(group)
+    assert sorted(services.told) == sorted([MAIL, CHAT, SMS])
+    assert outbox.jobs(group, "notify") == []
+    assert recorded(group) == [["line 1 (mailto)", "line 2 (slack)", "line 3 (sns)"]]
+
+
+def test_a_job_that_notes_lines(group: Group, services: Services) -> None:
+    """As one that is owed since before an upgrade does."""
+    services.lines = [MAIL, CHAT]
+    owe(group, sent=["line 1 (mailto)"], tries=1)
+    notify.work(group)
+    assert services.told == [CHAT]
+    assert recorded(group) == [["line 1 (mailto)", "line 2 (slack)"]]
