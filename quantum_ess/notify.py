@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,7 @@ from quantum_ess.outbox import URLS, Due
 from quantum_ess.trail import ERR, NOTICE, Trail
 
 LIMIT = 30.0  # seconds for one URL
+PAUSE = 0.05  # seconds between two looks at what is on its way
 FIRST, LONGEST = 5.0, 600.0  # seconds to the next attempt: doubled each time, up to that
 GIVE_UP = 86400.0  # seconds after which nobody wants to hear of it any more
 
@@ -57,9 +59,30 @@ def _scheme(line: str) -> str:
 
 
 def work(group: Group) -> None:
-    """Send what is due; what fails is due again later. Raises nothing."""
-    for due in outbox.jobs(group, "notify", time.time()):
-        _attempt(group, due)
+    """Send what is due, transitions that come meanwhile included, until nothing is on its way; what
+    fails is due again later. Raises nothing.
+
+    All at once, the newest first: an address that hangs holds up nobody but itself.
+    """
+    running: list[Attempt] = []
+    taken: set[str] = set()  # once each: one that failed is for the next run
+    while True:
+        for due in outbox.jobs(group, "notify", time.time())[::-1]:
+            if (name := os.path.basename(due.path)) not in taken:
+                taken.add(name)
+                running.append(Attempt(group, due))
+        over = [attempt for attempt in running if attempt.look()]
+        for attempt in over:
+            running.remove(attempt)
+            attempt.end()
+        if over or not running:
+            _complain(group)
+        if not running:
+            return
+        time.sleep(PAUSE)
+
+
+def _complain(group: Group) -> None:
     left = outbox.jobs(group, "notify")
     lines = [line for due in left if due.job["tries"] and (line := _complaint(due))]
     with suppress(OSError):
@@ -72,58 +95,108 @@ def _complaint(due: Due) -> str:
     return f"{job['transition']} of {job['incident']}: {failed} ({job['tries']} attempts)"
 
 
-def _attempt(group: Group, due: Due) -> None:
-    job = dict(due.job)
-    sent = job.get("sent", {})
-    sent = (
-        dict(sent) if isinstance(sent, dict) else {name: name for name in sent}
-    )  # as it was once noted
-    try:
-        wanted = {_mark(url, job): (name, url) for name, url in urls().items()}
-        left = {name: url for mark, (name, url) in wanted.items() if not {mark, name} & sent.keys()}
-        failed = {name: why for name, url in left.items() if (why := _send(url, job))}
-    except Failed as error:
-        wanted, left, failed = {}, {}, {URLS: str(error)}
-    arrived = [name for name in left if name not in failed]
-    sent |= {mark: name for mark, (name, _) in wanted.items() if name in arrived}
-    job |= {"failed": failed, "sent": sent, "tries": job["tries"] + 1}
-    trail = Trail(group, job["incident"], {"trigger": job.get("trigger", "unknown")})
-    for name in arrived:
-        trail.log("notified", f"ESS NOTIFICATION SENT: {name}", priority=NOTICE)
-    over = time.time() - job["epoch"] > GIVE_UP
-    if failed and (job["tries"] == 1 or over):
-        text = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        then = "given up" if over else "will be tried again"
-        trail.log("notify-failed", f"ESS NOTIFICATION NOT SENT: {text} ({then})", priority=ERR)
-    if failed and not over:
-        wait = min(FIRST * 2 ** (job["tries"] - 1), LONGEST)
+class Attempt:
+    """One job on its way to every URL that it has not reached yet, each in a thread of its own."""
+
+    def __init__(self, group: Group, due: Due) -> None:
+        self.group = group
+        self.due = due
+        self.deadline = time.monotonic() + LIMIT
+        sent = due.job.get("sent", {})  # once it was a list of names
+        self.sent = dict(sent) if isinstance(sent, dict) else {name: name for name in sent}
+        self.job = due.job
+        self.trail = Trail(
+            group, self.job["incident"], {"trigger": self.job.get("trigger", "unknown")}
+        )
+        self.failed: dict[str, str] = {}
+        self.waits: dict[str, tuple[str, list[str]]] = {}  # mark -> name, and what comes of it
+        try:
+            wanted = {_mark(url, self.job): (name, url) for name, url in urls().items()}
+        except Failed as error:
+            wanted, self.failed = {}, {URLS: str(error)}
+        for mark, (name, url) in wanted.items():
+            if not {mark, name} & self.sent.keys():
+                self.waits[mark] = (name, _send(url, self.job))
+
+    def look(self) -> bool:
+        """Note what has come of it by now; whether that is all."""
+        late = time.monotonic() >= self.deadline
+        for mark, (name, result) in list(self.waits.items()):
+            if not result and not late:
+                continue
+            del self.waits[mark]
+            why = result[0] if result else f"no answer within {LIMIT:g} s"
+            if why:
+                self.failed[name] = why
+            else:
+                self.sent[mark] = name
+                self.trail.log("notified", f"ESS NOTIFICATION SENT: {name}", priority=NOTICE)
+        return not self.waits
+
+    def end(self) -> None:
+        """Have what failed tried again; else the job is done."""
+        tries, failed = self.job["tries"] + 1, self.failed
+        over = time.time() - self.job["epoch"] > GIVE_UP
+        if failed and (tries == 1 or over):
+            text = "; ".join(f"{name}: {why}" for name, why in failed.items())
+            then = "given up" if over else "will be tried again"
+            text = f"ESS NOTIFICATION NOT SENT: {text} ({then})"
+            self.trail.log("notify-failed", text, priority=ERR)
+        if failed and not over:
+            wait = min(FIRST * 2 ** (tries - 1), LONGEST)
+            job = {**self.job, "failed": failed, "sent": self.sent, "tries": tries}
+            with suppress(OSError):
+                outbox.update(self.group, "notify", self.due, job, time.time() + wait)
+            return
         with suppress(OSError):
-            outbox.update(group, "notify", due, job, time.time() + wait)
-        return
-    with suppress(OSError):
-        facts = {key: job[key] for key in ("transition", "failed", "tries")}
-        entry = history.entry("notified", job["incident"], sent=list(sent.values()), **facts)
-        history.append(group, entry)
-    outbox.done(group, "notify", due.path)
+            facts = {"transition": self.job["transition"], "sent": list(self.sent.values())}
+            facts |= {"failed": failed, "tries": tries}
+            history.append(self.group, history.entry("notified", self.job["incident"], **facts))
+        outbox.done(self.group, "notify", self.due.path)
 
 
-def _send(url: str, job: outbox.Job) -> str:
-    """Why it could not be sent, "" if it was. In a thread: not every service has a time limit."""
+def _send(url: str, job: outbox.Job) -> list[str]:
+    """Begin to send it; why it could not be sent, "" if it was, is in that list once it is known.
+
+    In a thread: not every service has a time limit.
+    """
     result: list[str] = []
     try:
-        worker.start(lambda: result.append(_apprise(url, job))).wait(LIMIT)
+        worker.start(lambda: result.append(_apprise(url, job)))
     except RuntimeError as error:  # no more threads to be had
-        return str(error)
-    return result[0] if result else f"no answer within {LIMIT:g} s"
+        result.append(str(error))
+    return result
 
 
-def _reason(said: str, url: str) -> str:
+def _reason(said: list[str], url: str) -> str:
     """The last line that apprise logged, without anything of the URL that could be a secret."""
-    line = " ".join((said.strip() or "not taken").splitlines()[-1].split())[:200]
+    text = "\n".join(said).strip() or "not taken"
+    line = " ".join(text.splitlines()[-1].split())[:200]
     for part in re.split(r"[:/@?&=]+", url):
         if len(part) >= 4:
             line = line.replace(part, "***")
-    return re.sub(r"^[\d: ,-]*(- )?(WARNING|ERROR) - ", "", line)
+    return line
+
+
+class _Said(logging.Handler):
+    """What apprise logs in this thread: others send to other URLs, whose secrets are not ours."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        if record.thread == self._thread:
+            self.lines.append(record.getMessage())
+
+    def __enter__(self) -> _Said:
+        logging.getLogger("apprise").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("apprise").removeHandler(self)
 
 
 def _apprise(url: str, job: outbox.Job) -> str:
@@ -132,14 +205,15 @@ def _apprise(url: str, job: outbox.Job) -> str:
     except ImportError:
         return "apprise is not installed (apt install apprise)"
     try:
-        sender: Any = apprise.Apprise()
+        # Not in threads of its own: Python waits for these before it ends.
+        sender: Any = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
         if not sender.add(url):
             return "apprise does not know this URL (see its documentation, or the journal)"
         kind = apprise.NotifyType.INFO
         if job["transition"] != "deactivate":
             kind = apprise.NotifyType.FAILURE
-        with apprise.LogCapture(level=logging.WARNING) as said:
+        with _Said() as said:
             sent = sender.notify(title=outbox.subject(job), body=outbox.body(job), notify_type=kind)
-            return "" if sent else _reason(said.getvalue(), url)
+            return "" if sent else _reason(said.lines, url)
     except Exception as error:  # whatever its hundred services raise; never the URL itself
         return type(error).__name__

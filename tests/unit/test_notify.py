@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -96,3 +100,81 @@ def test_a_job_that_notes_lines(group: Group, services: Services) -> None:
     notify.work(group)
     assert services.told == [CHAT]
     assert recorded(group) == [["line 1 (mailto)", "line 2 (slack)"]]
+
+
+def test_one_that_hangs_delays_nobody(group: Group, services: Services) -> None:
+    """Neither the same job's other addresses nor a stop that comes meanwhile."""
+    services.lines = [CHAT, MAIL]
+    waited: list[bool] = []
+    newer_arrived = threading.Event()
+
+    def meanwhile(url: str) -> None:
+        if url == CHAT and not waited:
+            waited.append(False)
+            owe(group, incident="newer-8")
+            waited[0] = newer_arrived.wait(5)
+        elif url == MAIL and len(services.told) == 2:
+            newer_arrived.set()
+
+    services.meanwhile = meanwhile
+    owe(group, epoch=time.time() - 100)
+    notify.work(group)
+    assert waited == [True]
+    assert sorted(services.told) == [MAIL, MAIL, CHAT, CHAT]
+    assert outbox.jobs(group, "notify") == []
+
+
+def test_one_that_never_ends(
+    group: Group, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job has its time, however many hang; then they are due again."""
+    monkeypatch.setattr(notify, "LIMIT", 0.5)
+    services.lines = [CHAT, SMS, MAIL]
+    ended = threading.Event()
+    services.meanwhile = lambda url: url != MAIL and ended.wait(20)
+    owe(group)
+    owe(group, "deactivate")
+    began = time.monotonic()
+    notify.work(group)
+    assert time.monotonic() - began < 0.9
+    ended.set()
+    problems = Path(f"{group.run}/notify-problem").read_text().splitlines()
+    assert len(problems) == 2 and all("line 2 (sns): no answer within 0.5 s" in p for p in problems)
+    assert services.told[:2] == [MAIL, MAIL]
+
+
+def test_why_is_told_of_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that are sent at once; and nothing that one URL holds beside the name of another."""
+    both, why = threading.Barrier(2), {}
+
+    class Apprise:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def add(self, url: str) -> bool:
+            self.url = url
+            return True
+
+        def notify(self, **_: object) -> bool:
+            both.wait(5)
+            logging.getLogger("apprise").warning("refused by %s", self.url)
+            both.wait(5)
+            return False
+
+    fake = ModuleType("apprise")
+    names: dict[str, Any] = {"Apprise": Apprise, "AppriseAsset": dict}
+    names["NotifyType"] = ModuleType("NotifyType")
+    names["NotifyType"].__dict__.update(INFO="info", FAILURE="failure")
+    fake.__dict__.update(names)
+    monkeypatch.setitem(sys.modules, "apprise", fake)
+    job = {"transition": "activate", "incident": INCIDENT, "epoch": 0.0}
+
+    def send(url: str) -> None:
+        why[url] = notify._apprise(url, job)
+
+    threads = [threading.Thread(target=send, args=[url]) for url in (MAIL, CHAT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert why == {MAIL: "refused by ***://ops:***@***", CHAT: "refused by ***://a/b/c"}
