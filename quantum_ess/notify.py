@@ -99,24 +99,21 @@ class Attempt:
     """One job on its way to every URL that it has not reached yet, each in a thread of its own."""
 
     def __init__(self, group: Group, due: Due) -> None:
-        self.group = group
-        self.due = due
+        self.group, self.due, job = group, due, due.job
         self.deadline = time.monotonic() + LIMIT
-        sent = due.job.get("sent", {})  # once it was a list of names
+        sent = job.get("sent", {})  # once it was a list of names
         self.sent = dict(sent) if isinstance(sent, dict) else {name: name for name in sent}
-        self.job = due.job
-        self.trail = Trail(
-            group, self.job["incident"], {"trigger": self.job.get("trigger", "unknown")}
-        )
+        self.job = {**job, "sent": self.sent}
+        self.trail = Trail(group, job["incident"], {"trigger": job.get("trigger", "unknown")})
         self.failed: dict[str, str] = {}
         self.waits: dict[str, tuple[str, list[str]]] = {}  # mark -> name, and what comes of it
         try:
-            wanted = {_mark(url, self.job): (name, url) for name, url in urls().items()}
+            wanted = {_mark(url, job): (name, url) for name, url in urls().items()}
         except Failed as error:
             wanted, self.failed = {}, {URLS: str(error)}
         for mark, (name, url) in wanted.items():
             if not {mark, name} & self.sent.keys():
-                self.waits[mark] = (name, _send(url, self.job))
+                self.waits[mark] = (name, _send(url, job))
 
     def look(self) -> bool:
         """Note what has come of it by now; whether that is all."""
@@ -130,6 +127,7 @@ class Attempt:
                 self.failed[name] = why
             else:
                 self.sent[mark] = name
+                self._save()  # a crash from here on must not send it again
                 self.trail.log("notified", f"ESS NOTIFICATION SENT: {name}", priority=NOTICE)
         return not self.waits
 
@@ -144,15 +142,18 @@ class Attempt:
             self.trail.log("notify-failed", text, priority=ERR)
         if failed and not over:
             wait = min(FIRST * 2 ** (tries - 1), LONGEST)
-            job = {**self.job, "failed": failed, "sent": self.sent, "tries": tries}
-            with suppress(OSError):
-                outbox.update(self.group, "notify", self.due, job, time.time() + wait)
+            self.job |= {"failed": failed, "tries": tries}
+            self._save(time.time() + wait)
             return
         with suppress(OSError):
             facts = {"transition": self.job["transition"], "sent": list(self.sent.values())}
             facts |= {"failed": failed, "tries": tries}
             history.append(self.group, history.entry("notified", self.job["incident"], **facts))
         outbox.done(self.group, "notify", self.due.path)
+
+    def _save(self, when: float | None = None) -> None:
+        with suppress(OSError):
+            outbox.update(self.group, "notify", self.due, self.job, when)
 
 
 def _send(url: str, job: outbox.Job) -> list[str]:

@@ -102,6 +102,34 @@ def test_a_job_that_notes_lines(group: Group, services: Services) -> None:
     assert recorded(group) == [["line 1 (mailto)", "line 2 (slack)"]]
 
 
+def test_a_crash_in_the_middle_sends_nothing_twice(
+    group: Group, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had arrived by then is known, and the rest is due at once."""
+    services.lines = [CHAT, MAIL]
+    crashed = threading.Event()
+    services.meanwhile = lambda url: url != MAIL and crashed.wait(20)
+    real, now = outbox.update, time.monotonic()
+
+    def crash(*args: Any) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outbox, "update", crash)
+    monkeypatch.setattr(notify, "LIMIT", 2.0)
+    owe(group)
+    with pytest.raises(KeyboardInterrupt):
+        notify.work(group)
+    assert time.monotonic() - now < 1, "not at the job's end only"
+    monkeypatch.setattr(outbox, "update", real)
+    services.meanwhile = lambda url: None
+    assert outbox.jobs(group, "notify", time.time())
+    notify.work(group)
+    crashed.set()
+    assert services.told[:2] == [MAIL, CHAT]
+    assert outbox.jobs(group, "notify") == []
+
+
 def test_one_that_hangs_delays_nobody(group: Group, services: Services) -> None:
     """Neither the same job's other addresses nor a stop that comes meanwhile."""
     services.lines = [CHAT, MAIL]
