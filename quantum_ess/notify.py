@@ -25,6 +25,7 @@ from quantum_ess.trail import ERR, NOTICE, Trail
 LIMIT = 30.0  # seconds for one URL
 PAUSE = 0.05  # seconds between two looks at what is on its way
 FIRST, LONGEST = 5.0, 600.0  # seconds to the next attempt: doubled each time, up to that
+LATE = 60.0  # seconds after which a message says that it is late
 GIVE_UP = 86400.0  # seconds after which nobody wants to hear of it any more
 
 
@@ -113,7 +114,7 @@ class Attempt:
             wanted, self.failed = {}, {URLS: str(error)}
         for mark, (name, url) in wanted.items():
             if not {mark, name} & self.sent.keys():
-                self.waits[mark] = (name, _send(url, job))
+                self.waits[mark] = (name, _send(url, job, _since(group, job)))
 
     def look(self) -> bool:
         """Note what has come of it by now; whether that is all."""
@@ -156,14 +157,24 @@ class Attempt:
             outbox.update(self.group, "notify", self.due, self.job, when)
 
 
-def _send(url: str, job: outbox.Job) -> list[str]:
+def _since(group: Group, job: outbox.Job) -> str:
+    """How things are by now, if the message is late or was overtaken; "" if it is news."""
+    active = group.latched()
+    if time.time() - job["epoch"] < LATE and active is (job["transition"] != "deactivate"):
+        return ""
+    now = (record.load(group.record) or {}).get("incident")
+    another = f" (incident {now})" if active and now != job["incident"] else ""
+    return f"ESS IS {'ACTIVE' if active else 'INACTIVE'} by now{another}"
+
+
+def _send(url: str, job: outbox.Job, since: str) -> list[str]:
     """Begin to send it; why it could not be sent, "" if it was, is in that list once it is known.
 
     In a thread: not every service has a time limit.
     """
     result: list[str] = []
     try:
-        worker.start(lambda: result.append(_apprise(url, job)))
+        worker.start(lambda: result.append(_apprise(url, job, since)))
     except RuntimeError as error:  # no more threads to be had
         result.append(str(error))
     return result
@@ -200,7 +211,7 @@ class _Said(logging.Handler):
         logging.getLogger("apprise").removeHandler(self)
 
 
-def _apprise(url: str, job: outbox.Job) -> str:
+def _apprise(url: str, job: outbox.Job, since: str = "") -> str:
     try:
         import apprise
     except ImportError:
@@ -214,7 +225,8 @@ def _apprise(url: str, job: outbox.Job) -> str:
         if job["transition"] != "deactivate":
             kind = apprise.NotifyType.FAILURE
         with _Said() as said:
-            sent = sender.notify(title=outbox.subject(job), body=outbox.body(job), notify_type=kind)
+            title, body = outbox.subject(job), outbox.body(job, since)
+            sent = sender.notify(title=title, body=body, notify_type=kind)
             return "" if sent else _reason(said.lines, url)
     except Exception as error:  # whatever its hundred services raise; never the URL itself
         return type(error).__name__

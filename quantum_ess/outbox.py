@@ -188,9 +188,10 @@ def subject(job: Job) -> str:
     return f"{host}: ESS ACTIVATED, trading is stopped"
 
 
-def body(job: Job) -> str:
-    """The text of a notification."""
+def body(job: Job, since: str = "") -> str:
+    """The text of a notification. since: how things are by now, if it comes late."""
     rows = (
+        ("SENT LATE", since),
         ("When", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(job["epoch"]))),
         ("By", f"{job.get('actor', 'unknown')} ({job.get('trigger', 'unknown')})"),
         ("Reason", job.get("reason") or "(none given)"),

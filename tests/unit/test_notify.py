@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from madeup import group_below
 
-from quantum_ess import history, notify, outbox
+from quantum_ess import history, notify, outbox, record
 from quantum_ess.group import Group
 
 INCIDENT = "0badcafe-7"
@@ -35,17 +35,17 @@ class Services:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.why: dict[str, str] = {}
-        self.taken: list[tuple[str, outbox.Job]] = []
+        self.taken: list[tuple[str, str]] = []
         self.meanwhile: Callable[[str], object] = lambda url: None
 
     def urls(self) -> dict[str, str]:
         rows = enumerate(self.lines, 1)
         return {f"line {n} ({line.partition(':')[0]})": line for n, line in rows if line}
 
-    def take(self, url: str, job: outbox.Job, *_: object) -> str:
+    def take(self, url: str, job: outbox.Job, *since: str) -> str:
         self.meanwhile(url)
         if not self.why.get(url):
-            self.taken.append((url, job))
+            self.taken.append((url, outbox.body(job, *since)))
         return self.why.get(url, "")
 
     @property
@@ -130,10 +130,40 @@ def test_a_crash_in_the_middle_sends_nothing_twice(
     assert outbox.jobs(group, "notify") == []
 
 
+@pytest.mark.parametrize(
+    ("transition", "ago", "by_now", "first"),
+    [
+        ("activate", 0, INCIDENT, ""),
+        ("activate", 7200, INCIDENT, "SENT LATE: ESS IS ACTIVE by now"),
+        ("activate", 7200, None, "SENT LATE: ESS IS INACTIVE by now"),
+        ("activate", 5, None, "SENT LATE: ESS IS INACTIVE by now"),
+        ("fail", 7200, None, "SENT LATE: ESS IS INACTIVE by now"),
+        ("activate", 7200, "feed-8", "SENT LATE: ESS IS ACTIVE by now (incident feed-8)"),
+        ("deactivate", 0, None, ""),
+        ("deactivate", 5, "feed-8", "SENT LATE: ESS IS ACTIVE by now (incident feed-8)"),
+        ("deactivate", 7200, None, "SENT LATE: ESS IS INACTIVE by now"),
+    ],
+)
+def test_a_late_one_says_how_things_are(
+    group: Group, services: Services, transition: str, ago: int, by_now: str | None, first: str
+) -> None:
+    """Nobody is to be frightened, or calmed, by what is over."""
+    if by_now:
+        record.store(group.record, {"incident": by_now})
+    services.lines = [MAIL]
+    owe(group, transition, epoch=time.time() - ago)
+    notify.work(group)
+    ((_, body),) = services.taken
+    rows = body.splitlines()
+    assert rows[0] == first if first else rows[0].startswith("When: ")
+    assert f"Incident: {INCIDENT}" in rows
+
+
 def test_one_that_hangs_delays_nobody(group: Group, services: Services) -> None:
     """Neither the same job's other addresses nor a stop that comes meanwhile."""
     services.lines = [CHAT, MAIL]
     waited: list[bool] = []
+    mails: list[str] = []
     newer_arrived = threading.Event()
 
     def meanwhile(url: str) -> None:
@@ -141,7 +171,9 @@ def test_one_that_hangs_delays_nobody(group: Group, services: Services) -> None:
             waited.append(False)
             owe(group, incident="newer-8")
             waited[0] = newer_arrived.wait(5)
-        elif url == MAIL and len(services.told) == 2:
+        if url == MAIL:
+            mails.append(url)
+        if len(mails) == 2:
             newer_arrived.set()
 
     services.meanwhile = meanwhile
