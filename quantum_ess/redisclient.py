@@ -92,9 +92,15 @@ def _parts(place: str) -> tuple[tuple[str, str], set[str]]:
     master = more[len(database) :]
     if master:
         server = master[0]
-    elif scheme != "unix" and not re.search(r":[0-9]+$", server):
-        server = f"{server or 'localhost'}:6379"
-    return (server, (database or [path.strip("/")])[0] or "0"), set(master[1:])
+    elif scheme != "unix":
+        server = _address(server if re.search(r":[0-9]+$", server) else f"{server}:6379")
+    number = (database or [path.strip("/")])[0] or "0"
+    return (server, number), {_address(sentinel) for sentinel in master[1:]}
+
+
+def _address(address: str) -> str:
+    """An address with a port, under one name if it is this host's."""
+    return re.sub(r"^(127\.0\.0\.1|\[::1\]|):", "localhost:", address)
 
 
 class Client:
