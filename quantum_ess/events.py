@@ -35,6 +35,7 @@ MESSAGE_IDS = {
     "guard-joined": "8cbca9d259d648b2be0e46d450752f77",
     "guard-warning": "903fc718661f43d0a74308f1217912af",
     "guard-released": "061f0ed34b6944fb81106445ce6f590e",
+    "guard-anew": "a40fa3d781c642fb96e5c398ec4c3144",
     "guard-ended": "201edf58ef28474c9c9edc52cc30ad3c",
     "guard-died": "11921fbbd8904bd8a7f577da6febc46e",
     "guard-stopped": "cfa2f3f0f0dd42eea2833e9368f32510",

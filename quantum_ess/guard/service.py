@@ -17,6 +17,7 @@ from quantum_ess.errors import Failed
 from quantum_ess.group import Group
 from quantum_ess.guard import rules, sdnotify, state
 from quantum_ess.guard.actions import WARNING, Actions, preload
+from quantum_ess.guard.condition import number
 from quantum_ess.guard.evaluate import BREACHED, FINE, Reading, Watch
 from quantum_ess.guard.rules import DOWN, Rules
 from quantum_ess.guard.sources import Keeper, Sources
@@ -172,6 +173,7 @@ class Guard:
                 self.watches[rule.name] = Watch(rule, found.repeat, before, same_redis)
             else:
                 self.watches[rule.name] = before
+        self._tell_given_up([state.condition(watch) for watch in old.values()], same_redis)
         self.rules, self._changed = found, True
         self.inbox = queue.SimpleQueue()  # what is on its way was read by other rules
         self.sources.follow(found, self.inbox.put)
@@ -186,14 +188,30 @@ class Guard:
         now, place = time.monotonic(), _place(self.rules)
         written = str(known.get("place", place))  # one of an older version does not say it
         same_redis = redisclient.same_place(written, place)
-        for row in known["conditions"]:
-            watch = self.watches.get(str(row.get("name"))) if isinstance(row, dict) else None
+        rows = [row for row in known["conditions"] if isinstance(row, dict)]
+        for row in rows:
+            watch = self.watches.get(str(row.get("name")))
             if watch is not None:
                 watch.recall(row, now, max(0.0, known.get("age", 0.0)), same_redis)
+        self._tell_given_up(rows, same_redis)
         latched = known.get("latched")
         if isinstance(latched, bool):  # a release meanwhile is seen with the first look
             self._latched = latched
         self.actions.last = known.get("last") if isinstance(known.get("last"), dict) else None
+
+    def _tell_given_up(self, rows: list[state.State], same_redis: bool) -> None:
+        """Which peaks no condition is measured from any more, of those that were so (rows)."""
+        for row in rows:
+            peak, name = row.get("extreme"), str(row.get("name"))
+            watch = self.watches.get(name)
+            now = state.condition(watch) if watch else {}
+            if not isinstance(peak, int | float) or now.get("extreme") == peak:
+                continue
+            why = "" if same_redis else " in another Redis"
+            text = (
+                f"ESS GUARD: condition {name}: the peak {number(peak)} of {row.get('source')}{why}"
+            )
+            self.actions.tell("guard-anew", f"{text} is given up", WARNING)
 
     def _marker_renewed(self, done: str) -> None:
         self.actions.tell("marker-renewed", f"ESS REDIS MARKER {done} AGAIN", NOTICE)

@@ -333,8 +333,10 @@ def test_another_redis_begins_anew(
     reload(HERE.replace("/0", ":6379/0"), "700")
     assert peak(guard) == 100, "the same Redis"
     reload(THERE, "700")
-    assert peak(guard) is None and not told
+    assert peak(guard) is None
     assert guard.watches["c"].tripped, "the incident goes on all the same"
+    reload(THERE, "800")
+    assert told == ["guard-anew"], "once"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,35 @@ def test_what_a_restart_remembers(
     guard._recall()
     assert peak(guard) == expected
     assert guard.watches["c"].tripped
+    assert told.count("guard-anew") == (expected is None)
+    guard._write()
+    guard = Guard(group)
+    assert guard._load()
+    guard._recall()
+    assert told.count("guard-anew") == (expected is None), "once"
     assert "secret" not in Path(state.path(group)).read_text()
+
+
+@pytest.mark.parametrize(
+    "found", [(), (replace(fall(), name="d"),), (replace(fall(), window=60.0),)]
+)
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_peak_that_is_given_up_is_told(
+    group: Group, monkeypatch: pytest.MonkeyPatch, found: tuple[Rule, ...], restart: bool
+) -> None:
+    """Of a condition that is no more, has another name or now has a window."""
+    said: list[tuple[str, str]] = []
+    monkeypatch.setattr(Actions, "tell", lambda self, event, text, *_: said.append((event, text)))
+    guard, _, path = guard_with(monkeypatch, group, fall())
+    show_peak(guard)
+    guard._write(stopped=True)
+    path.write_text(rules.text(Rules(rules=(*found, replace(rule(), name="e")))))
+    if restart:
+        guard = Guard(group)
+    assert guard._load()
+    if restart:
+        guard._recall()
+    assert said == [("guard-anew", "ESS GUARD: condition c: the peak 100 of k equity is given up")]
 
 
 def after(guard: Guard, path: Path, found: Rule, restart: bool) -> Guard:
@@ -482,6 +512,8 @@ def test_another_limit_is_held_against_the_same_peak(
         guard = after(guard, path, replace(found, field="other"), restart=False)
         guard.take("c", Reading(6.0, 40.0, first=True))
         assert guard.watches["c"].evaluator.state == UNKNOWN
+        assert told == ["guard-anew"] * (found != DIP)
+        told.clear()
 
 
 def test_rules_that_go_while_they_could_not_be_read(
