@@ -204,11 +204,12 @@ def actions(facts: Facts) -> Iterator[Finding]:
 
 
 def startable(facts: Facts) -> Iterator[Finding]:
-    """Protected units that a release may not start."""
-    if facts.plan.options.get("resume.what") == "none":
-        return
-    for name in facts.protected:
-        if facts.unit(name).get("RefuseManualStart") and not name.endswith(".scope"):
+    """Units that a release would start and may not."""
+    what = facts.plan.options.get("resume.what", "running")
+    for name in [] if what == "none" else dict.fromkeys([*facts.protected, *facts.covered]):
+        known = facts.unit(name)
+        wanted = what == "running" or str(known.get("UnitFileState", "")).startswith("enabled")
+        if wanted and known.get("RefuseManualStart") and not name.endswith(".scope"):
             text = f"{name} has RefuseManualStart=yes: a release would fail at it"
             hint = f"take it out (systemctl edit {name}), or {name} out of [protect] units"
             yield Finding(ERROR, "manual-start-refused", text, hint, name)

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import filterfalse
 from typing import Any, NamedTuple
 
-from quantum_ess import actor, unitnames
+from quantum_ess import actor, systemd, unitnames
 from quantum_ess import plan as plans
 from quantum_ess.group import Group
 from quantum_ess.systemd import Manager, Refused, Unit, Unreachable
@@ -86,6 +86,11 @@ class Facts:
         literal = [e.name for e in self.plan.protect if not plans.is_pattern(e.name)]
         names = [*literal, *filter(self.plan.match, self.loaded)]
         return list(dict.fromkeys(self.real(name) for name in names))
+
+    @cached_property
+    def covered(self) -> list[str]:
+        """The loaded ones of these, and what lies in a protected slice."""
+        return [unit.name for unit in systemd.covered(self._manager, self.plan)]
 
     @cached_property
     def kept(self) -> list[str]:
