@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from quantum_ess import history
+from quantum_ess import history, incidents, record
 from quantum_ess.group import Group
 from quantum_ess.history import Line, Link
 
@@ -26,10 +26,14 @@ class Chain:
 
     def __init__(self, group: Group) -> None:
         self.noted = history.head(group)  # first: records may be added meanwhile
+        going_on = _going_on(group)
+        waits = history.waiting(group)
         self.unread: list[str] = []
         self.lines, self.copied = history.load(group, self.unread)
         self.records = [line for line in self.lines if line.entry]
         self.place = group.history
+        ended = {entry["incident"] for entry in waits if entry["event"] in incidents.ENDS}
+        self._not_over = {*going_on, *_going_on(group), *ended}
         self.flaws = sorted(self._flaws(), key=lambda flaw: flaw.grave, reverse=True)
 
     @property
@@ -49,6 +53,7 @@ class Chain:
         if not self.unread:  # else what is missing may be there
             yield from self._missing()
             yield from self._truncated()
+            yield from self._without_end()
         for path in self.copied:
             yield Flaw(path, "its records are in another file too: a rotation broke off", False)
         missing = any(True for _ in self._missing())
@@ -94,6 +99,17 @@ class Chain:
                     before.place, f"record {n - 1} was altered, or record {n} ({line.place})"
                 )
 
+    def _without_end(self) -> Iterator[Flaw]:
+        """Incidents that are over, which the history does not say: its record comes last of all."""
+        entries = [(line, line.entry) for line in self.records if line.entry]
+        told = {entry["incident"] for _, entry in entries if entry["event"] in incidents.ENDS}
+        for line, entry in entries if "" not in self._not_over else ():
+            name = entry["incident"]
+            if entry["event"] == "activated" and name not in {*told, *self._not_over}:
+                text = f"the end of {name} is not on record, as after a power cut during a release"
+                see = f"see: journalctl -t quantum-ess ESS_INCIDENT={name}"
+                yield Flaw(line.place, f"{text}; {see}", False)
+
     def _truncated(self) -> Iterator[Flaw]:
         """The end, by what was noted beside the file."""
         if self.noted is None:
@@ -106,6 +122,13 @@ class Chain:
         elif self.noted.n == end.n and self.noted.hash != end.hash:
             last = max(self.records, key=_number)
             yield Flaw(last.place, f"record {end.n} was altered")
+
+
+def _going_on(group: Group) -> set[str]:
+    """Incidents that are not over, or whose release is at work; "" for one that is not known."""
+    paths = [group.record] if group.latched() else []
+    paths += [group.released] if record.under_way(group) else []
+    return {str((record.load(path) or {}).get("incident", "")) for path in paths}
 
 
 def _number(line: Line) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantum_ess import chain, history, historyreport, incidents
+from quantum_ess import chain, history, historyreport, incidents, record
 from quantum_ess.group import Group
 
 
@@ -63,6 +63,30 @@ def test_a_torn_line_is_left_and_the_chain_goes_on(group: Group, tail: bytes, to
     found = chain.Chain(group).flaws
     assert [flaw.grave for flaw in found] == [False] * torn
     assert [flaw.place for flaw in found] == [f"{group.history}:4"] * torn
+
+
+def test_an_end_that_is_not_on_record(group: Group) -> None:
+    """Noted once nobody is at it any more: a power cut came before the release's last record."""
+    for event, name in (("activated", "i-1"), ("released", "i-1"), ("activated", "i-2")):
+        assert history.append(group, history.entry(event, name)) == ""
+
+    def noted() -> list[tuple[str, bool]]:
+        return [(flaw.place, flaw.grave) for flaw in chain.Chain(group).flaws]
+
+    record.store(group.record, {"incident": "i-2"})
+    assert noted() == [], "it goes on"
+    os.rename(group.record, group.released)
+    Path(group.record).touch()
+    assert noted() == [], "nobody can tell which one goes on"
+    os.unlink(group.record)
+    record.store(f"{group.run}/releasing", {"pid": os.getpid()})
+    assert noted() == [], "it is being released"
+    os.unlink(f"{group.run}/releasing")
+    assert noted() == [(f"{group.history}:3", False)]
+    assert "ESS_INCIDENT=i-2" in str(chain.Chain(group).flaws[0])
+    history._keep(group, history.entry("released", "i-2"))
+    assert noted() == [], "it waits to be written"
+    assert history.flush(group) == "" and noted() == []
 
 
 def test_a_whole_line_that_only_lost_its_end_counts(group: Group) -> None:
@@ -135,11 +159,11 @@ def test_rotation(group: Group, way: str) -> None:
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_compression_that_broke_off(group: Group, torn: bool) -> None:
     """The file and its copy, whole or not, are both there: every record is told once."""
-    add(group, 2, "activated")
+    add(group, 2)
     packed = gzip.compress(Path(group.history).read_bytes())
     os.rename(group.history, group.history + ".1")
     Path(group.history + ".1.gz").write_bytes(packed[:-12] if torn else packed)
-    add(group, 1, "activated")
+    add(group, 1)
     assert numbers(group) == [1, 2, 3]
     told = [len(incident.entries) for incident in incidents.load(group, [])]
     assert sum(told) == 3
