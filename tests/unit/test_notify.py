@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from madeup import group_below
 
-from quantum_ess import history, notify, outbox, record
+from quantum_ess import history, notify, outbox, record, trail
 from quantum_ess.group import Group
 
 INCIDENT = "0badcafe-7"
@@ -58,6 +58,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Services:
     found = Services()
     monkeypatch.setattr(notify, "urls", found.urls)
     monkeypatch.setattr(notify, "_apprise", found.take)
+    monkeypatch.setattr(trail, "send", lambda _: True)
     return found
 
 
