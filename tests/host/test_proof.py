@@ -253,6 +253,8 @@ def test_a_touch_during_the_stop_by_unit(host: Host, trading: Trading) -> None:
         until [ -e {FLAG} ]; do sleep 0.02; done
         [ $stop = 3 ] || while [ -e {FLAG} ]; do sleep 0.02; done
     done
+    # Not while it is given its time: that would undo it.
+    until [ -s {FLAG} ]; do sleep 0.02; done
     sleep 0.1
     touch {FLAG}"""
     touched = host.spawn("sh", "-c", third)
