@@ -155,7 +155,7 @@ class Proof:
                     self._mark = latch.mark(TRADING.flag)
 
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
-            trigger.wait(LONGEST)
+            trigger.wait(LONGEST, note)
             note()
         self._settle()
         known = record.load(TRADING.record) or {}
