@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -125,9 +126,9 @@ class Chain:
 
 
 def _going_on(group: Group) -> set[str]:
-    """Incidents that are not over, or whose release is at work; "" for one that is not known."""
+    """Incidents that are not over, or whose release is not; "" for one that is not known."""
     paths = [group.record] if group.latched() else []
-    paths += [group.released] if record.under_way(group) else []
+    paths += [group.released] if os.path.lexists(group.run + "/releasing") else []
     return {str((record.load(path) or {}).get("incident", "")) for path in paths}
 
 

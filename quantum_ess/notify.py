@@ -163,7 +163,7 @@ def _since(group: Group, job: outbox.Job) -> str:
     if time.time() - job["epoch"] < LATE and active is (job["transition"] != "deactivate"):
         return ""
     now = (record.load(group.record) or {}).get("incident")
-    another = f" (incident {now})" if active and now != job["incident"] else ""
+    another = f" (incident {now})" if active and now and now != job["incident"] else ""
     return f"ESS IS {'ACTIVE' if active else 'INACTIVE'} by now{another}"
 
 
@@ -200,8 +200,11 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep it."""
-        if record.thread == self._thread:
-            self.lines.append(record.getMessage())
+        if record.thread != self._thread:
+            return
+        with suppress(Exception):  # what a service gives its log is its own affair
+            kind = record.exc_info[0] if record.exc_info else None
+            self.lines.append(record.getMessage() + (f": {kind.__name__}" if kind else ""))
 
     def __enter__(self) -> _Said:
         logging.getLogger("apprise").addHandler(self)
@@ -219,12 +222,12 @@ def _apprise(url: str, job: outbox.Job, since: str = "") -> str:
     try:
         # Not in threads of its own: Python waits for these before it ends.
         sender: Any = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
-        if not sender.add(url):
-            return "apprise does not know this URL (see its documentation, or the journal)"
         kind = apprise.NotifyType.INFO
         if job["transition"] != "deactivate":
             kind = apprise.NotifyType.FAILURE
         with _Said() as said:
+            if not sender.add(url):  # why is not told: it may be the whole URL
+                return "apprise does not know this URL (see its documentation)"
             title, body = outbox.subject(job), outbox.body(job, since)
             sent = sender.notify(title=title, body=body, notify_type=kind)
             return "" if sent else _reason(said.lines, url)

@@ -148,11 +148,17 @@ class Proof:
         self.evidence.progress.doing("stopping")
         alive = observe.populated(self.plan)
         with Process(*way.command) as trigger:
+            noted = False
 
             def note() -> None:
-                # touch(1) makes the file first and sets its time then.
-                if self._mark is None and (trigger.ended or not way.by_flag):
-                    self._mark = latch.mark(TRADING.flag)
+                # touch(1) makes the file first and sets its time then; the unit writes to its own.
+                nonlocal noted
+                ended = trigger.ended
+                if noted or (way.by_flag and not ended):
+                    return
+                with suppress(FileNotFoundError):
+                    noted = ended or way.name == "command" or os.lstat(TRADING.flag).st_size > 0
+                    self._mark = latch.mark(TRADING.flag) or self._mark
 
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
             trigger.wait(LONGEST, note)

@@ -265,6 +265,15 @@ def test_a_touch_during_the_stop_by_unit(host: Host, trading: Trading) -> None:
     hold(lambda: trading.remaining(), 0.5, "running")
 
 
+def test_with_a_stop_group(host: Host, trading: Trading) -> None:
+    """There the shell sets the flag in two steps: both are the proof's own."""
+    Ess(host).configure("[resume]\nsettle = 100ms\n[access]\nstop_group = adm\n")
+    mode = ("stat", "-c", "%a %G", "/run/quantum")
+    wait_until(lambda: host.run(*mode).stdout == "1775 adm\n", SOON, "the group's right")
+    done = proof(host)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (DONE, PASSED), done
+
+
 def test_it_asks_first(host: Host, trading: Trading) -> None:
     """Without a terminal it needs --yes; on a terminal, anything but yes means no."""
     pids = {unit: host.main_pid(unit) for unit in FOUR}
