@@ -157,8 +157,9 @@ class Proof:
                 if noted or (way.by_flag and not ended):
                     return
                 with suppress(FileNotFoundError):
-                    noted = ended or way.name == "command" or os.lstat(TRADING.flag).st_size > 0
+                    whole = os.lstat(TRADING.flag).st_size > 0 or way.name == "command"
                     self._mark = latch.mark(TRADING.flag) or self._mark
+                    noted = ended or whole
 
             found = observe.deaths(self.plan, alive, activate.LIMIT + 1, note)
             trigger.wait(LONGEST, note)
