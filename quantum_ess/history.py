@@ -76,11 +76,13 @@ def stamp(epoch: float) -> str:
 def append(group: Group, new: Entry, once: bool = False) -> str:
     """Append a record, and before it whatever waits; "" or why it has to wait too.
 
-    once: not if the incident has a record of that event already. Raises OSError if it could not
-    even be made to wait.
+    once: not if the incident has a record of that event already, be it one that waits. Raises
+    OSError if it could not even be made to wait.
     """
     with records.lock(group.history_lock, LOCK_SECONDS) as locked:
         problem = _flush(group) if locked else BUSY
+        if once and any(_alike(known, new) for known in waiting(group)):
+            return problem
         if not problem and once and _recorded(group, new):
             return ""
         if not problem:
@@ -228,9 +230,13 @@ def _recorded(group: Group, new: Entry) -> bool:
     for path in files(group)[-2:]:
         for raw in _tail(path).split(b"\n"):
             known = parse(raw)
-            if known and all(known[key] == new[key] for key in ("incident", "event")):
+            if known and _alike(known, new):
                 return True
     return False
+
+
+def _alike(known: Entry, new: Entry) -> bool:
+    return all(known[key] == new[key] for key in ("incident", "event"))
 
 
 def _try(group: Group, new: Entry) -> str:

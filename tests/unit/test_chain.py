@@ -282,6 +282,19 @@ def test_what_the_shell_leaves_is_taken_in(group: Group) -> None:
     assert history.waiting(group) == []
 
 
+def test_a_record_that_is_wanted_once_waits_once(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With /var full, an activation and who completes it later both keep it in /run."""
+    with monkeypatch.context() as full:
+        full.setattr(history, "_try", lambda *_: "No space left on device")
+        for _ in range(2):
+            assert history.append(group, history.entry("activated", "a-1"), once=True)
+    assert history.append(group, history.entry("released", "a-1"), once=True) == ""
+    entries = [line.entry for line in chain.Chain(group).records]
+    assert [entry["event"] for entry in entries if entry] == ["activated", "released"]
+
+
 def test_incidents(group: Group) -> None:
     """Two incidents, the second one open; records put together, times counted."""
     who = {"uid": 0, "user": "root", "sudo_user": "alice"}
