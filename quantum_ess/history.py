@@ -291,12 +291,12 @@ def _last(group: Group) -> tuple[Link, bool]:
     """Where the chain stands, and whether the file ends with a whole line."""
     noted = head(group) or Link(0, ZERO)
     tail = _tail(group.history)
-    found = _last_in(tail) or noted
-    if found.n == 0:  # the head is lost: the file may just have been rotated
+    found = _last_in(tail)
+    if not found:  # it may just have been rotated, and the head be lost or one behind
         older = files(group)
-        found = (_last_in(_tail(older[-1])) if older else None) or found
+        found = _last_in(_tail(older[-1])) if older else None
     # At the same number the head counts: what was altered since must not be vouched for.
-    return max(noted, found, key=lambda link: link.n), tail[-1:] in (b"", b"\n")
+    return max(noted, found or noted, key=lambda link: link.n), tail[-1:] in (b"", b"\n")
 
 
 def _last_in(tail: bytes) -> Link | None:

@@ -179,6 +179,17 @@ def test_rotation_with_the_head_lost(group: Group) -> None:
     assert numbers(group) == [1, 2, 3] and flaws(group) == []
 
 
+def test_rotation_with_a_head_that_is_one_behind(group: Group) -> None:
+    """It could not be written, or a power cut came before it was."""
+    add(group, 1)
+    behind = Path(group.history_head).read_text()
+    add(group, 1)
+    Path(group.history_head).write_text(behind)
+    os.rename(group.history, group.history + ".1")
+    add(group, 1)
+    assert numbers(group) == [1, 2, 3] and flaws(group) == []
+
+
 def test_once(group: Group) -> None:
     """Also across a rotation, and while the first one still waits."""
     new = history.entry("activated", "a")
