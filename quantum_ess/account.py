@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from quantum_ess import actor, history, latch, marker, outbox, record, refresh, stage
+from quantum_ess.errors import shown
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.record import Record
@@ -198,8 +199,11 @@ def _took(outcome: Outcome) -> dict[str, int]:
 
 
 def _headline(about: dict[str, Any]) -> str:
-    """Who and why in one line, for those who read no fields: `journalctl ... | grep ACTIVATED`."""
-    reason = " ".join(str(about["reason"] or "").split())[:LONGEST_REASON]
+    """Who and why in one line, for those who read no fields: `journalctl ... | grep ACTIVATED`.
+
+    A control character in it would have journalctl(1) show "[blob data]" instead.
+    """
+    reason = shown(" ".join(str(about["reason"] or "").split()))[:LONGEST_REASON]
     why = f": {reason}" if reason else ""
     return f"ESS ACTIVATED by {about['actor']} ({about['trigger']}){why}"
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from quantum_ess import redisclient
+from quantum_ess import account, redisclient
 from quantum_ess.errors import shown
 
 HOSTILE = "ERR \x1b[2J\x1b[1;1HESS Status: INACTIVE\x07\x9b0m"
@@ -23,6 +23,12 @@ def test_what_a_server_says_is_text() -> None:
     with pytest.raises(redisclient.Unavailable) as caught, redisclient._translated():
         raise RuntimeError(HOSTILE)
     assert str(caught.value).isprintable()
+
+
+def test_a_reason_with_an_escape_in_it() -> None:
+    """A bracketed paste, say: journalctl(1) calls a message that is no text a blob."""
+    about = {"reason": "\x1b[200~feed\n stale\x1b[201~", "actor": "root", "trigger": "command"}
+    assert account._headline(about) == "ESS ACTIVATED by root (command): ?[200~feed stale?[201~"
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii:strict"])
