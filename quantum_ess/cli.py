@@ -108,6 +108,8 @@ def _count(text: str) -> int:
 def main(argv: list[str]) -> int:
     """Run one command line; returns the exit status. Raises EssError."""
     args = build().parse_args(argv)
+    if "reason" in args:  # bytes that are no UTF-8 (lone surrogates) nobody could send on
+        args.reason = args.reason.encode("utf-8", "replace").decode()
     group = DRILL if args.group else TRADING
     if args.command == "activate":
         return activate(group, args.trigger, args.reason, args.created)

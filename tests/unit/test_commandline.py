@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 
@@ -99,3 +100,17 @@ def test_the_runbook_is_one_page() -> None:
     assert len(page.splitlines()) <= 120
     for command in re.findall(r"^quantum-ess ([a-z]+)", page, re.M):
         assert command in commands()
+
+
+@pytest.mark.parametrize("command", ["activate", "deactivate"])
+def test_a_reason_that_is_no_text_is_made_one(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its notification could be neither a mail nor a URL, and was tried for a day."""
+    given: list[object] = []
+    monkeypatch.setattr(
+        cli, "activate", lambda group, trigger, reason, created: given.append(reason)
+    )
+    monkeypatch.setattr(cli, "deactivate", lambda group, args: given.append(args.reason))
+    cli.main([command, "--reason", os.fsdecode(b"f\xfcr heute")])
+    assert given == ["f?r heute"]
