@@ -62,7 +62,10 @@ CASES: dict[str, Case] = {
     "its data stale": ({UNKNOWN: "1x40"}, {45: [], 75: ["GuardDataStale"]}),
     "one bad tick": ({UNKNOWN: "0x4 1x1 0x34"}, {75: [], 135: []}),
     "written no more": ({WRITTEN: "0x40"}, {105: [], 150: ["MetricsStale"]}),
-    "gone altogether": ({WRITTEN: "0 15 stale"}, {120: [], 150: ["MetricsStale"]}),
+    "gone altogether": (
+        {WRITTEN: "0 15 stale"},
+        {120: [], 150: ["MetricsStale"], 7200: ["MetricsStale"]},
+    ),
     "written late": ({WRITTEN: "0+7x40"}, {210: []}),
     "marker wrong": ({MARKER: "0x40"}, {45: [], 75: ["MarkerDisagrees"]}),
     "marker late": ({MARKER: "1x4 0x2 1x33"}, {75: [], 150: []}),
