@@ -221,13 +221,17 @@ def remember(
         account.notes.append(f"history not written: {waits} (will be tried again)")
 
 
-def tell_redis(trail: Trail, plan: Plan, account: Account) -> None:
-    """Bring the marker up to date and log it; a failure is a note, never an error."""
+def tell_redis(trail: Trail, plan: Plan, account: Account, again: bool = False) -> None:
+    """Bring the marker up to date and log it; a failure is a note, never an error.
+
+    again: it is owed already, so that a failure is on the trail.
+    """
     done, problem = marker.settle(trail.group, plan)
     if problem is not None:
         account.notes.append(f"Redis marker not {done.lower()}: {problem} (will be tried again)")
-        text = f"ESS REDIS MARKER NOT {done}: {problem}"
-        trail.log("marker-pending", text, priority=NOTICE)
+        if not again:
+            text = f"ESS REDIS MARKER NOT {done}: {problem}"
+            trail.log("marker-pending", text, priority=NOTICE)
     elif done:
         event = "marker-set" if done == "SET" else "marker-cleared"
         trail.log(event, f"ESS REDIS MARKER {done}")

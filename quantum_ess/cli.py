@@ -341,11 +341,11 @@ def tend(group: Group) -> int:
         history.flush(group)
         known = record.load(group.record) or record.load(group.released) or {}
         entries = trail.Trail(group, str(known.get("incident", "")), known)
-        account.tell_redis(entries, plan.read(group), account.Account())
+        account.tell_redis(entries, plan.read(group), account.Account(), again=True)
     busy = record.under_way(group)
     done, problem = marker.tell_again(group, plan.read(group))
     if done:
-        entries.log("marker-renewed", f"ESS REDIS MARKER {done} AGAIN", priority=trail.NOTICE)
+        entries.log(*marker.news(done), priority=trail.NOTICE)
     if problem is None and not (busy or group.latched() or record.under_way(group)):
         with suppress(OSError), open(group.marker_told, "a"):
             pass

@@ -118,9 +118,12 @@ def look(plan: Plan) -> tuple[str | None, str]:
 def renew(group: Group, ask: Ask) -> str:
     """Look whether Redis still says what it was told, and tell it again if it does not.
 
-    Returns "SET", "CLEARED" or "" (nothing to do, or somebody else is at it). `ask` may raise what
-    redisclient.Client.ask raises. Under the lock of `settle`, so that no release is overtaken.
+    Returns "SET", "CLEARED", "NOT SET: why" (from now on it is owed, and `settle` sees to it) or
+    "" (nothing to do, or somebody else is at it). `ask` may raise what redisclient.Client.ask
+    raises. Under the lock of `settle`, so that no release is overtaken.
     """
+    from quantum_ess.redisclient import Refused
+
     with records.lock(group.run + "/marker.lock", 0.0) as locked:
         owed = (group.pending_marker, group.pending_marker_volatile)
         if not locked or any(map(os.path.lexists, owed)):
@@ -136,9 +139,38 @@ def renew(group: Group, ask: Ask) -> str:
             raise value
         said = value.decode("ascii", "replace") if isinstance(value, bytes) else None
         if group.latched():
-            return "" if said == since else _told("SET", ask(("SET", KEY, since)))
+            try:
+                return "" if said == since else _told("SET", ask(("SET", KEY, since)))
+            except Refused as error:  # a replica, no memory, no right to
+                if not _owe(group, since):
+                    raise
+                return f"NOT SET: {error}"
         # Not ours: another host that shares this Redis may be active.
         return _told("CLEARED", ask(("DEL", KEY))) if said == since else ""
+
+
+def _owe(group: Group, since: str) -> bool:
+    """Note that Redis should say so; not if the account, or a release, has another word meanwhile.
+
+    Else nobody would know: neither the metrics nor the trail.
+    """
+    with records.lock(group.lock, 0.0) as locked:
+        known = records.load(group.record) or {}
+        if not locked or known.get("since") != since:
+            return False
+        about = (str(known.get("incident", "")), str(known.get("reason", "")))
+        try:
+            want(group, since, known.get("epoch", latch.epoch(since)), *about)
+        except OSError:
+            return False
+        return True
+
+
+def news(done: str) -> tuple[str, str]:
+    """Event and text, for the trail, of what `renew` has done."""
+    if done.startswith("NOT"):
+        return "marker-pending", f"ESS REDIS MARKER {done}"
+    return "marker-renewed", f"ESS REDIS MARKER {done} AGAIN"
 
 
 def _told(what: str, replies: list[Any]) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from quantum_ess import latch, record, redisclient
+from quantum_ess import latch, marker, record, redisclient
 from quantum_ess.errors import Failed
 from quantum_ess.group import Group
 from quantum_ess.guard import rules, sdnotify, state
@@ -214,7 +214,7 @@ class Guard:
             self.actions.tell("guard-anew", f"{text} is given up", WARNING)
 
     def _marker_renewed(self, done: str) -> None:
-        self.actions.tell("marker-renewed", f"ESS REDIS MARKER {done} AGAIN", NOTICE)
+        self.actions.tell(*marker.news(done), NOTICE)
 
     def _write(self, stopped: bool = False) -> None:
         self._changed = False

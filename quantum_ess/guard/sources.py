@@ -98,7 +98,7 @@ class Keeper:
     """Looks after the marker on the guard's own connection, in case that Redis has lost it."""
 
     def __init__(self, group: Group, renewed: Callable[[str], None]) -> None:
-        """renewed: is told what was done, "SET" or "CLEARED"."""
+        """renewed: is told what was done (marker.renew)."""
         self._group = group
         self._renewed = renewed
         self._last: tuple[object, float] = (None, 0.0)  # connection, and when
@@ -114,6 +114,6 @@ class Keeper:
         try:
             done = marker.renew(self._group, client.ask)
         except redisclient.Refused:
-            return  # whoever may read but not write: the controller's own attempt is on record
+            return  # whoever may not read it
         if done:
             self._renewed(done)

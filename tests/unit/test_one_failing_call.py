@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from madeup import HERE, group_below
@@ -32,6 +32,7 @@ from quantum_ess import (
     outbox,
     plan,
     record,
+    redisclient,
     trail,
     unitfiles,
 )
@@ -40,6 +41,7 @@ from quantum_ess.guard.actions import Actions
 from quantum_ess.guard.condition import parse_limit
 from quantum_ess.guard.evaluate import Reading, Watch
 from quantum_ess.guard.rules import Rule
+from quantum_ess.guard.sources import Keeper
 from quantum_ess.progress import Progress
 
 STRIKE = HERE / "quantum_ess/libexec/strike"
@@ -140,6 +142,57 @@ def test_what_redis_is_owed(group: Group, fail: Fail) -> None:
     done, problem = marker.settle(group, plan.Plan(plan.BUILT_IN, ""))
     assert done == "CLEARED" and problem and os.strerror(errno.ENFILE) in problem
     assert os.path.exists(group.pending_marker)
+
+
+class Replica:
+    """A Redis that has lost the marker, and lets nobody write."""
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.meanwhile = meanwhile
+
+    def ask(self, *commands: tuple[str, ...]) -> list[Any]:
+        if commands[0][0] == "GET":
+            return [None]
+        self.meanwhile()
+        return [redisclient.Refused("READONLY")]
+
+
+SINCE = "2026-11-27T10:00:00Z"
+
+
+def test_a_marker_that_redis_has_lost_and_does_not_take_back_is_owed(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard finds out; the trail has it once, however often the watch tries again."""
+    record.store(group.record, {"incident": "0badcafe-7", "since": SINCE, "epoch": 1})
+    told: list[str] = []
+    sent: list[bytes] = []
+    for _ in range(2):
+        Keeper(group, told.append)(cast(redisclient.Client, Replica()))
+    assert told == ["NOT SET: READONLY"]
+    assert marker.news(told[0]) == ("marker-pending", "ESS REDIS MARKER NOT SET: READONLY")
+    data = json.loads(Path(group.pending_marker).read_text())
+    assert data["since"] == SINCE and data["event"]["incident"] == "0badcafe-7"
+    monkeypatch.setattr(trail, "send", lambda entry: sent.__iadd__([entry]))
+    monkeypatch.setattr(marker, "_bounded", lambda *_: "READONLY")
+    entries = trail.Trail(group, "0badcafe-7", {})
+    account.tell_redis(entries, plan.Plan(plan.BUILT_IN, ""), account.Account(), again=True)
+    assert not sent and os.path.exists(group.pending_marker)
+    monkeypatch.setattr(marker, "_bounded", lambda *_: None)
+    account.tell_redis(entries, plan.Plan(plan.BUILT_IN, ""), account.Account(), again=True)
+    assert len(sent) == 1 and not os.path.exists(group.pending_marker)
+
+
+def test_a_release_has_the_last_word_on_the_marker(group: Group) -> None:
+    record.store(group.record, {"incident": "0badcafe-7", "since": SINCE, "epoch": 1})
+
+    def release() -> None:
+        os.rename(group.record, group.released)
+        marker.want(group, None, 2.0, "0badcafe-7", "")
+
+    with pytest.raises(redisclient.Refused):
+        marker.renew(group, Replica(release).ask)
+    assert json.loads(Path(group.pending_marker).read_text())["since"] is None
 
 
 def test_a_record(group: Group, fail: Fail) -> None:
