@@ -85,11 +85,14 @@ def held_now(root: str = "") -> list[str]:
     """Units that have a gate of their own in the tree in force; none unless ESS is latched.
 
     What is held then stays so: a unit that another generator makes, or that was made at run time,
-    is found by nobody while it is down.
+    is found by nobody while it is down. After a boot, and while a wrong configuration has put it in
+    force, that tree is the one on disk.
     """
     if not any(os.path.lexists(root + path) for path in (TRADING.flag, TRADING.record)):
         return []
     directory = f"{root}{TRADING.run}/good"
+    if not os.path.lexists(directory):
+        directory = f"{root}{TRADING.state}/good"
     try:
         names = [entry.removesuffix(".d") for entry in os.listdir(directory)]
     except OSError:

@@ -56,6 +56,37 @@ def test_a_stop_while_the_host_shuts_down(make_host: HostMaker, way: str) -> Non
     trading.all_running()
 
 
+def test_a_unit_of_another_generator_stays_held(make_host: HostMaker) -> None:
+    """At a boot only the last good tree tells of it; so it does after a wrong configuration."""
+    host = make_host()
+    ess, made = Ess(host), "made1.service"
+    trading = Trading(host, dict.fromkeys((*FOUR, made), "normal"))
+    generator = "/etc/systemd/system-generators/made"
+    wants = '"$1/multi-user.target.wants"'
+    makes = f'cp /etc/{made} "$1/"; mkdir -p {wants}; ln -s ../{made} {wants}/'
+    host.write_file(generator, f"#!/bin/sh\n{makes}\n", 0o755)
+    host.run("mv", f"/etc/systemd/system/{made}", "/etc/")
+    protected = f"[protect]\nunits = {' '.join(FOUR)} made*\n"
+    ess.configure(protected)
+    trading.start()
+    host.run("systemctl", "daemon-reload")  # from here on it is known: it runs
+    trading.assert_stopped(trading.pull("flag").time)
+    ess.wait_complete()
+    kept = f"/var/lib/quantum-ess/good/{made}.d"
+    wait_until(lambda: host.exists(kept), 60, "the last good tree on disk")
+    for wrong in (False, True):
+        if wrong:
+            ess.configure("oops\n")
+        boot = host.power_cut()
+        if wrong:
+            ess.configure(protected)
+        held_after(trading, boot)
+        assert host.run("systemctl", "start", made, check=False).returncode != 0
+        hold(lambda: not host.exists(kept), 6.0, "the gate on disk lost")
+    ess("deactivate")
+    trading.all_running()
+
+
 def can_soft_reboot(host: Host) -> bool:
     """Not with Debian 12's systemd, which says so."""
     if host.release != "bookworm":

@@ -140,6 +140,23 @@ class TestScript:
                 held = (host.early / "quantum1.service.d" / gate.DROP_IN).exists()
                 assert held == latched
 
+    def test_while_latched_what_is_held_stays_so_over_a_boot(self, host: Host) -> None:
+        """A unit of another generator: /run is empty, only the last good tree tells of it."""
+        host.configure("[protect]\nunits = quantum*\n")
+        kept = host.root / "var/lib/quantum-ess/good"
+        for name in ("quantum1.service", "quantum-ess-halt.target"):
+            (kept / f"{name}.d").mkdir(parents=True)
+        (kept / "quantum1.service.d" / gate.DROP_IN).touch()
+        for latched in (True, False):
+            record = host.root / "var/lib/quantum-ess/latched"
+            record.touch() if latched else record.unlink()
+            shutil.rmtree(host.run, ignore_errors=True)
+            shutil.rmtree(host.early)
+            host.early.mkdir()
+            assert run_script(host) == ""
+            for tree in (host.early, host.run / "good"):
+                assert (tree / "quantum1.service.d" / gate.DROP_IN).exists() == latched
+
     def test_bad_configuration_keeps_the_last_good_one(self, host: Host) -> None:
         host.configure("[protect]\nunits = mine\n")
         run_script(host)
