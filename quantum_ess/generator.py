@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from quantum_ess import config, gate, plan
 from quantum_ess.compiler import Compiled
-from quantum_ess.errors import ConfigError, EssError, Failed, Usage
+from quantum_ess.errors import ConfigError, EssError, Failed, Usage, shown
 from quantum_ess.group import DRILL, TRADING
 from quantum_ess.guard import rules
 from quantum_ess.unitfiles import UnitFiles
@@ -60,7 +60,7 @@ def generate(outdir: str, root: str = "") -> None:
         if guarded := rules.text(rules.of(loaded)):
             files[rules.FILE] = guarded
     except ConfigError as error:
-        lines = [_outside(str(each), root) for each in (error, *error.others)]
+        lines = [shown(_outside(str(each), root)) for each in (error, *error.others)]
         replace(f"{run}/config-error", "\n".join(lines) + "\n", 0o644)
         raise
     write(files, outdir)

@@ -216,7 +216,9 @@ def _absent(error: OSError) -> None:
 
 
 def _is_unit(name: str) -> bool:
+    """Whether a unit, or a template's instance, can have that name; a file can have any."""
+    whole = name.replace("@.", "@x.") if unitnames.is_template(name) else name
     try:
-        return unitnames.is_template(name) or unitnames.normalise(name) == name
+        return not unitnames.is_pattern(name) and unitnames.normalise(whole) == whole
     except ValueError:
         return False

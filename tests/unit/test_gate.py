@@ -41,6 +41,16 @@ def test_a_pattern_holds_what_exists_is_enabled_or_runs(host: Host) -> None:
     assert tree[gate.CONFLICTS].count("Conflicts=") == 3
 
 
+def test_files_whose_names_no_unit_can_have(host: Host) -> None:
+    host.configure("[protect]\nunits = quantum* odd*\n")
+    wanted = host.tree()
+    stems = "odd[@ quantum-x!@ quantum-\udcff@ quantum-\udcff quantum-[a] odd* @"
+    for name in stems.split():
+        host.unit(f"{name}.service", f"{name}.service.d/x.conf")
+    host.unit("quantum-x@.mount", "quantum-x@.slice")
+    assert host.tree() == wanted
+
+
 def test_a_template_pattern_holds_unknown_instances(host: Host) -> None:
     host.configure("[protect]\nunits = s@*.service\n[keep]\nunits = s@kept\n")
     tree = host.tree()

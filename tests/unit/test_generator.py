@@ -44,6 +44,16 @@ def test_generate_publishes_and_a_later_error_changes_nothing(host: Host) -> Non
     assert sorted(path.name for path in host.run.iterdir()) == ["good", "plan"]
 
 
+def test_an_error_in_a_file_whose_name_is_no_text(host: Host) -> None:
+    host.configure("")
+    drop_in = host.root / "etc/quantum-ess/quantum-ess.conf.d/\udcff.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("oops")
+    assert generator.main([str(host.early), str(host.root)]) == 6
+    said = (host.run / "config-error").read_text()
+    assert said.startswith("/etc/quantum-ess/quantum-ess.conf.d/?.conf:1: 'oops'")
+
+
 def test_a_password_is_for_root_only(host: Host) -> None:
     host.configure("[redis]\nurl = redis://:secret@127.0.0.1:6379/0\n")
     assert generator.main([str(host.early), str(host.root)]) == 0
