@@ -109,8 +109,9 @@ def _target(path: str) -> str:
 
 
 def _own(root: str) -> list[str]:
-    """The units that this package ships."""
-    return [name for name in _listing(root + OURS) if name.startswith("quantum-ess")]
+    """The units that this package ships, without the directories of their drop-ins."""
+    names = [name for name in _listing(root + OURS) if name.startswith("quantum-ess")]
+    return [name for name in names if not name.endswith(".d")]
 
 
 def _installable(path: str) -> bool:
