@@ -58,6 +58,7 @@ def run(do: bool, take_back: bool) -> int:
     settle([path for paths in unsettled.values() for path in paths], print)
     for place in unsettled:
         strictfiles.create(f"{place}/{SETTLED}", b"")
+    show_drop_ins(found, print)
     said = f"the copies are in {' and '.join(unsettled)}"
     each = ", once for each" if len(unsettled) > 1 else ""
     print(f"done; {said}; to take it back: quantum-ess migrate --undo{each}")
@@ -96,6 +97,15 @@ def show(found: Found, say: Say) -> None:
         say("these name the old controller; change them to quantum-ess when you can:")
     for mention in found.mentions:
         say(f"         {mention}")
+    show_drop_ins(found, say)
+
+
+def show_drop_ins(found: Found, say: Say) -> None:
+    """Say which drop-ins alter this package's units, whatever is done."""
+    if found.drop_ins:
+        say("these alter units of this package and are left in place; look at them:")
+    for path in found.drop_ins:
+        say(f"         {path}")
 
 
 def apply(found: Found, say: Say, root: str = "") -> str:

@@ -17,6 +17,7 @@ from quantum_ess.unitfiles import SEARCH_PATH
 
 OURS = "/usr/lib/systemd/system"
 SAME = (OURS, "/lib/systemd/system")
+HIGHER = SEARCH_PATH[: SEARCH_PATH.index(OURS)]
 CONTROLLER = "/home/qt/quantum_trader/ops/ess_controller.sh"  # where its manual puts it
 SHIM_MARK = "# Put here by quantum-ess migrate"
 _NAME = "ess_controller.sh"
@@ -52,10 +53,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to do, and the lines (FILE:LINE) of scripts that name the old controller."""
+    """What there is to do, the lines (FILE:LINE) of scripts that name the old controller, and
+    drop-ins of our units, which may be meant for these as well as for the old ones."""
 
     steps: tuple[Step, ...]
     mentions: tuple[str, ...]
+    drop_ins: tuple[str, ...]
 
 
 def find(root: str = "") -> Found:
@@ -68,14 +71,14 @@ def find(root: str = "") -> Found:
         for path in sorted(controllers)
         if _is_old_controller(root + path)
     ]
-    return Found((*steps, *shadows, *_links(root)), tuple(_mentions(root)))
+    drop_ins = tuple(_drop_ins(root))
+    return Found((*steps, *shadows, *_links(root)), tuple(_mentions(root)), drop_ins)
 
 
 def _shadows(root: str) -> Iterator[Step]:
     """Unit files that systemd reads in the place of ours."""
-    higher = SEARCH_PATH[: SEARCH_PATH.index(OURS)]
     for name in _own(root):
-        for directory in higher:
+        for directory in HIGHER:
             path = f"{directory}/{name}"
             try:
                 status = os.lstat(root + path)
@@ -89,7 +92,7 @@ def _shadows(root: str) -> Iterator[Step]:
 def _links(root: str) -> Iterator[Step]:
     """Enabling links: to a unit of ours that nothing may enable, or to a file that goes."""
     own = set(_own(root))
-    for directory in SEARCH_PATH[: SEARCH_PATH.index(OURS)]:
+    for directory in HIGHER:
         for parent in _listing(root + directory):
             if not parent.endswith((".wants", ".requires")):
                 continue
@@ -99,6 +102,13 @@ def _links(root: str) -> Iterator[Step]:
                     yield Step("unlink", path, f"would start it with {parent.rpartition('.')[0]}")
                 elif os.path.dirname(_target(root + path)) not in SAME:
                     yield Step("relink", path, f"to {OURS}/{name}")
+
+
+def _drop_ins(root: str) -> Iterator[str]:
+    for name in _own(root):
+        for directory in (f"{each}/{name}.d" for each in HIGHER):
+            entries = _listing(root + directory)
+            yield from (f"{directory}/{entry}" for entry in entries if entry.endswith(".conf"))
 
 
 def _target(path: str) -> str:
