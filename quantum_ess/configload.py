@@ -113,6 +113,8 @@ class Loading:
     ) -> tuple[Any, ...]:
         """The list with the assignment's words added; empty after an empty assignment."""
         if not assignment.text:
+            for value in before:
+                self._origins.pop((option.section, option.key, value), None)
             return ()
         found = list(before)
         for word in assignment.words:

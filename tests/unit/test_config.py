@@ -91,6 +91,17 @@ def test_lists_add_up_and_an_empty_assignment_empties_them(files: Files) -> None
     assert files.load("[keep]\nunits =").keep == ()
 
 
+def test_an_error_names_the_line_that_counts(files: Files) -> None:
+    """Not one that an empty assignment has undone."""
+    protect = "[protect]\nunits = x\n"
+    said = files.error("[keep]\nunits = x\n", "[keep]\nunits =\nunits = y\n\tx x", protect)
+    assert said == "2.conf:2: x.service is both protected and kept, see 1.conf:4"
+    files.paths.clear()
+    emptied = "[protect]\nunits =\n[keep]\nunits = y\n\tx\n"
+    said = files.error(protect, emptied, protect)
+    assert said == "2.conf:2: x.service is both protected and kept, see 1.conf:5"
+
+
 def test_an_empty_scalar_is_the_default_again(files: Files) -> None:
     assert files.load("[resume]\nsettle = 3s", "[resume]\nsettle =").settle == 0.5
 
