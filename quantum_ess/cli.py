@@ -345,7 +345,8 @@ def tend(group: Group) -> int:
     busy = record.under_way(group)
     done, problem = marker.tell_again(group, plan.read(group))
     if done:
-        entries.log(*marker.news(done), priority=trail.NOTICE)
+        event = "marker-pending" if done.startswith("NOT") else "marker-renewed"
+        entries.log(event, marker.news(done), priority=trail.NOTICE)
     if problem is None and not (busy or group.latched() or record.under_way(group)):
         with suppress(OSError), open(group.marker_told, "a"):
             pass

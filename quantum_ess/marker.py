@@ -166,11 +166,9 @@ def _owe(group: Group, since: str) -> bool:
         return True
 
 
-def news(done: str) -> tuple[str, str]:
-    """Event and text, for the trail, of what `renew` has done."""
-    if done.startswith("NOT"):
-        return "marker-pending", f"ESS REDIS MARKER {done}"
-    return "marker-renewed", f"ESS REDIS MARKER {done} AGAIN"
+def news(done: str) -> str:
+    """The trail's text of what `renew` has done."""
+    return f"ESS REDIS MARKER {done}" + ("" if done.startswith("NOT") else " AGAIN")
 
 
 def _told(what: str, replies: list[Any]) -> str:

@@ -214,7 +214,8 @@ class Guard:
             self.actions.tell("guard-anew", f"{text} is given up", WARNING)
 
     def _marker_renewed(self, done: str) -> None:
-        self.actions.tell(*marker.news(done), NOTICE)
+        event = "marker-pending" if done.startswith("NOT") else "marker-renewed"
+        self.actions.tell(event, marker.news(done), NOTICE)
 
     def _write(self, stopped: bool = False) -> None:
         self._changed = False

@@ -170,7 +170,7 @@ def test_a_marker_that_redis_has_lost_and_does_not_take_back_is_owed(
     for _ in range(2):
         Keeper(group, told.append)(cast(redisclient.Client, Replica()))
     assert told == ["NOT SET: READONLY"]
-    assert marker.news(told[0]) == ("marker-pending", "ESS REDIS MARKER NOT SET: READONLY")
+    assert marker.news(told[0]) == "ESS REDIS MARKER NOT SET: READONLY"
     data = json.loads(Path(group.pending_marker).read_text())
     assert data["since"] == SINCE and data["event"]["incident"] == "0badcafe-7"
     monkeypatch.setattr(trail, "send", lambda entry: sent.__iadd__([entry]))
