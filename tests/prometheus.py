@@ -112,7 +112,7 @@ class Prometheus:
         self.host.run("systemctl", "restart", "quantum-ess-metrics.timer")
         rules = self.host.read_file("/usr/share/quantum-ess/monitoring/quantum-ess.rules.yml")
         quick = re.sub(r"for: \d+[sm]", "for: 1s", rules)
-        quick = re.sub(r"\[1h\]\) > 120", "[1h]) > 10", quick)
+        quick = re.sub(r"\[7d\]\) > 120", "[7d]) > 10", quick)
         assert quick.count("for: 1s") == rules.count("for: ") and "> 10" in quick
         self.host.write_file(RULES, quick)
         for what, was, seconds in (
