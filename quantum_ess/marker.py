@@ -37,18 +37,22 @@ def want(group: Group, since: str | None, timestamp: float, incident: str, reaso
 
     timestamp: epoch seconds of the transition. Raises OSError.
     """
+    data = _data(since, timestamp, incident, reason)
+    try:
+        records.write(group.pending_marker, data)
+        records.remove(group.pending_marker_volatile)
+    except OSError:  # a disk that can't be written is no reason to leave Redis wrong
+        records.write(group.pending_marker_volatile, data)
+
+
+def _data(since: str | None, timestamp: float, incident: str, reason: str) -> bytes:
     event = {
         "event": "ess_activated" if since else "ess_deactivated",
         "timestamp": int(timestamp),
         "incident": incident,
         "reason": reason,
     }
-    data = json.dumps({"since": since, "event": event}).encode()
-    try:
-        records.write(group.pending_marker, data)
-        records.remove(group.pending_marker_volatile)
-    except OSError:  # a disk that can't be written is no reason to leave Redis wrong
-        records.write(group.pending_marker_volatile, data)
+    return json.dumps({"since": since, "event": event}).encode()
 
 
 def _forget(group: Group) -> None:
@@ -73,6 +77,10 @@ def settle(group: Group, plan: Plan) -> tuple[str, str | None]:
             return "", None
         if plan.options.get("redis.enabled", "yes") != "yes":
             _forget(group)
+            return "", None
+        if marker.since and not group.latched():  # a release has another word, or will have
+            if not records.under_way(group):
+                _forget(group)
             return "", None
         problem = _bounded(plan.options, plan.duration("redis.timeout_ms", 500), marker)
         if problem is None:
@@ -159,8 +167,9 @@ def _owe(group: Group, since: str) -> bool:
         if not locked or known.get("since") != since:
             return False
         about = (str(known.get("incident", "")), str(known.get("reason", "")))
-        try:
-            want(group, since, known.get("epoch", latch.epoch(since)), *about)
+        data = _data(since, known.get("epoch", latch.epoch(since)), *about)
+        try:  # not on the disk, for which the guard must not wait: a boot finds it out again
+            records.write(group.pending_marker_volatile, data)
         except OSError:
             return False
         return True
@@ -204,11 +213,15 @@ def tell_again(group: Group, plan: Plan) -> tuple[str, str | None]:
 
 def _bounded(options: Mapping[str, str], seconds: float, marker: Marker) -> str | None:
     def run() -> None:
-        from quantum_ess import redisclient
+        from quantum_ess.redisclient import Client, Settings
 
         change = ("SET", KEY, marker.since) if marker.since else ("DEL", KEY)
-        event = ("PUBLISH", CHANNEL, json.dumps(marker.event))
-        _told("SET" if marker.since else "CLEARED", redisclient.exchange(options, change, event))
+        client = Client(Settings(options))
+        try:  # a Redis that may not be written to still publishes: at each attempt
+            _told("SET" if marker.since else "CLEARED", client.ask(change))
+            client.ask(("PUBLISH", CHANNEL, json.dumps(marker.event)))
+        finally:
+            client.close()
 
     return _in_time(options, seconds, run)
 

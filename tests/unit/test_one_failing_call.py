@@ -160,6 +160,20 @@ class Replica:
 SINCE = "2026-11-27T10:00:00Z"
 
 
+@pytest.mark.parametrize("under_way", [True, False])
+def test_a_marker_is_not_set_once_the_latch_is_open(
+    group: Group, under_way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was owed still: a release in the middle has another word, and so has one that is over."""
+    marker.want(group, SINCE, 0.0, "0badcafe-7", "")
+    asked: list[object] = []
+    monkeypatch.setattr(marker, "_bounded", lambda *_: asked.append(1))
+    if under_way:
+        record.store(f"{group.run}/releasing", {"pid": os.getpid()})
+    assert marker.settle(group, plan.Plan(plan.BUILT_IN, "")) == ("", None)
+    assert not asked and os.path.exists(group.pending_marker) == under_way
+
+
 def test_a_marker_that_redis_has_lost_and_does_not_take_back_is_owed(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,16 +185,16 @@ def test_a_marker_that_redis_has_lost_and_does_not_take_back_is_owed(
         Keeper(group, told.append)(cast(redisclient.Client, Replica()))
     assert told == ["NOT SET: READONLY"]
     assert marker.news(told[0]) == "ESS REDIS MARKER NOT SET: READONLY"
-    data = json.loads(Path(group.pending_marker).read_text())
+    data = json.loads(Path(group.pending_marker_volatile).read_text())
     assert data["since"] == SINCE and data["event"]["incident"] == "0badcafe-7"
     monkeypatch.setattr(trail, "send", lambda entry: sent.__iadd__([entry]))
     monkeypatch.setattr(marker, "_bounded", lambda *_: "READONLY")
     entries = trail.Trail(group, "0badcafe-7", {})
     account.tell_redis(entries, plan.Plan(plan.BUILT_IN, ""), account.Account(), again=True)
-    assert not sent and os.path.exists(group.pending_marker)
+    assert not sent and os.path.exists(group.pending_marker_volatile)
     monkeypatch.setattr(marker, "_bounded", lambda *_: None)
     account.tell_redis(entries, plan.Plan(plan.BUILT_IN, ""), account.Account(), again=True)
-    assert len(sent) == 1 and not os.path.exists(group.pending_marker)
+    assert len(sent) == 1 and not os.path.exists(group.pending_marker_volatile)
 
 
 def test_a_release_has_the_last_word_on_the_marker(group: Group) -> None:
