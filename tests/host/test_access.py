@@ -1,6 +1,7 @@
 """[access] stop_group=: members may stop, and nothing else, whatever they try."""
 
 import calendar
+import json
 import time
 
 import pytest
@@ -384,6 +385,24 @@ def test_a_runtime_directory_on_a_file_system_of_its_own(market: Trading, whose:
     wait_until(lambda: host.exists(FLAG) and host.exists(here), SOON, "flag and stand-in")
     host.run("rm", FLAG)
     market.all_running()
+
+
+def test_the_watch_between_record_and_flag(market: Trading) -> None:
+    """A command latches by an empty record here; its Python, which sets the flag, comes later."""
+    host, ess = market.host, Ess(market.host)
+    host.run("systemctl", "stop", "quantum-ess-watch.timer", "quantum-ess.path")
+    python = "/usr/bin/python3"
+    host.run("mv", python, f"{python}.real")
+    host.write_file(python, f'#!/bin/sh\nsleep 3\nexec {python}.real "$@"\n', 0o755)
+    activation = host.spawn("quantum-ess", "activate")
+    wait_until(lambda: host.exists(RECORD), SOON, "the record")
+    host.run("systemctl", "start", "quantum-ess-watch.service")
+    said = activation.communicate(timeout=SOON)
+    host.run("mv", f"{python}.real", python)
+    assert activation.returncode == DONE, said
+    ess.wait_complete()
+    assert sorted(json.loads(host.read_file(RECORD)).get("running", [])) == sorted(FOUR)
+    resume(market)
 
 
 def test_a_member_of_a_domain(market: Trading) -> None:
