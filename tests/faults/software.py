@@ -1,6 +1,8 @@
-"""Faults of software: Python, the modules that ESS imports, its own."""
+"""Faults of software: Python, the modules that ESS imports, its own, systemctl."""
 
-from faults.fault import COMMAND, TOUCH, Fault, Made, script
+import shlex
+
+from faults.fault import COMMAND, TOUCH, UNIT, Fault, Made, script
 from product import INCOMPLETE
 
 MODULES = "/usr/lib/python3/dist-packages"
@@ -41,6 +43,40 @@ OWN = tuple(
     " account record stage trail events history outbox refresh marker worker actor systemd".split()
 )
 
+
+def systemctl(name: str, body: str, smoke: tuple[str, ...] = ()) -> Fault:
+    """The shells' way to ask PID 1 gives such an answer, to everybody who asks."""
+    file, away = "/usr/bin/systemctl", "/usr/systemctl"
+    text = shlex.quote(f"#!/bin/sh\n{body}\n")
+    put = f"mv {file} {away}; printf %s {text} >{file}; chmod 755 {file}"
+    return Fault(
+        f"systemctl {name}",
+        script(put, f"mv {away} {file}; pkill -f '^sleep 1234$' || :; test ! -e /run/made"),
+        impossible={UNIT: "is a systemctl"},
+        starts=False,
+        smoke=smoke,
+    )
+
+
+# What a unit may be told to be: units of all kinds, kept ones, none, patterns, and a program.
+TOLD = "prometheus.service quantum-governor.service nothing.service * $(touch${IFS}/run/made) -a"
+NUMBERS = "x 1e9 99999999999999999999999999 -1 0 08"
+SYSTEMCTL_FAULTS = (
+    systemctl("fails", "exit 1"),
+    systemctl("says nothing", "exit 0"),
+    systemctl("hangs", "exec sleep 1234"),
+    systemctl("talks nonsense", "head -c 200000 /dev/urandom"),
+    systemctl(
+        "lies",
+        f"""set -f; for unit in {TOLD.replace("$", chr(92) + "$")}; do for number in {NUMBERS}; do
+echo "$unit loaded deactivating running"
+echo "Id=$unit"; echo ActiveState=failed; echo "InactiveExitTimestampMonotonic=$number"
+echo "InactiveEnterTimestampMonotonic=$number"; echo
+done; done""",
+        smoke=(TOUCH,),
+    ),
+)
+
 SOFTWARE_FAULTS = (
     PYTHON_MISSING,
     Fault(
@@ -73,4 +109,5 @@ SOFTWARE_FAULTS = (
         )
         for module in OWN
     ),
+    *SYSTEMCTL_FAULTS,
 )

@@ -25,7 +25,7 @@ from faults.services import (
     SENTRY_HUNG,
     SENTRY_STOPPED,
 )
-from faults.software import PYTHON_MISSING
+from faults.software import PYTHON_MISSING, SYSTEMCTL_FAULTS
 from host import Host
 from trading import WAYS
 
@@ -40,6 +40,8 @@ PAIRS: tuple[tuple[tuple[Fault, ...], tuple[str, ...]], ...] = (
     ((SENTRY_STOPPED, RUN_WITHOUT_INODES), (COMMAND, UNIT)),
     ((SENTRY_STOPPED, PYTHON_MISSING), ALL_WAYS),
     ((SENTRY_STOPPED, OVERLOAD), ALL_WAYS),
+    # Only then the stop goes by what it says.
+    *(((SENTRY_STOPPED, PYTHON_MISSING, asked), (COMMAND, TOUCH)) for asked in SYSTEMCTL_FAULTS),
     ((SENTRY_HUNG, BUS_HUNG), ALL_WAYS),
     ((PYTHON_MISSING, BUS_HUNG), ALL_WAYS),
     ((PYTHON_MISSING, VAR_READ_ONLY), ALL_WAYS),

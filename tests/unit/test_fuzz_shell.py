@@ -12,6 +12,7 @@ many = settings(max_examples=120, deadline=None)
 LIMIT = 10.0  # seconds; what takes longer hangs
 UNITS = ("quantum-a.service", "bot@B.service", "nginx.service", "quantum-rl-monitor.service")
 READ = 'printf %s "$protect$keep$patterns$slow$slow_patterns" | tr -c "a-z@.*-" _'
+TIME = '. "$1"; flag=$2; flag_time; echo "$since"'
 FIELD = '. "$1"; state=$2; field incident; echo; field since'
 
 words = st.sampled_from(PLAN.split()) | st.text(
@@ -24,6 +25,10 @@ plans = st.lists(lines, max_size=12).map(lambda rows: "\n".join(rows).encode()) 
 records = st.binary(max_size=80) | st.from_regex(
     r'.*"(incident|since)": ".*".*', fullmatch=True
 ).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+stamps = st.from_regex(
+    rb"[0-9TZ?*:-]{4}-[0-9]{2}-[0-9 ]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z[^0]?", fullmatch=True
+)
 
 
 def shell(directory: Path, script: str, *argv: object) -> list[str]:
@@ -75,5 +80,24 @@ def test_a_record_of_any_bytes(tmp_path: Path) -> None:
         (tmp_path / "latched").write_bytes(content)
         said = shell(tmp_path, FIELD, tmp_path)
         assert all(re.fullmatch(r"[0-9a-zTZ:-]*", line) for line in said), said
+
+    check()
+
+
+def test_a_flag_of_any_bytes(tmp_path: Path) -> None:
+    """Its time goes into record and journal, and whoever may stop may have written it."""
+    flag = tmp_path / "ESS_ON"
+
+    @many
+    @example(b"2026-11-28T16:30:00Z\n")
+    @example(b"2026-11-28T16:30:00Z and more")
+    @example(b'2026-11-28T16:3"\0",\n0Z')
+    @given(st.binary(max_size=40) | stamps)
+    def check(content: bytes) -> None:
+        flag.write_bytes(content)
+        [said] = shell(tmp_path, TIME, flag)
+        assert re.fullmatch(r"|[\dTZ:-]{20}", said, re.ASCII)
+        if re.match(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", content):
+            assert said == content[:20].decode()
 
     check()
