@@ -18,7 +18,7 @@ SETTLED = 5.0  # seconds that the record may take
 
 def activate(group: Group) -> None:
     """Wait until nothing protected lives. Raises NotPermitted, NotVerified."""
-    if not group.latched():
+    if not (group.latched() and os.access(os.path.dirname(group.flag), os.W_OK)):
         raise NotPermitted("only root may activate", hint="sudo quantum-ess activate")
     the_plan = plan.read(group)
     deadline = time.monotonic() + LIMIT

@@ -203,6 +203,17 @@ def shared(group: Group) -> bool:
         return False
 
 
+def asked_again(group: Group) -> bool:
+    """True if a member of the stop group found the flag set since `deactivate` was begun: not being
+    root it can't touch that, and leaves a file beside it (libexec/quantum-ess).
+    """
+    beside, name = os.path.split(group.flag)
+    try:
+        return shared(group) and any(f.startswith(f"{name}.again.") for f in os.listdir(beside))
+    except OSError:
+        return False
+
+
 def mend_directory(path: str) -> None:
     """Make sure that path is a directory of its own, not a link to somewhere else. OSError."""
     try:

@@ -180,6 +180,7 @@ def test_members_may_stop_and_nothing_else(market: Trading) -> None:
         assert as_member(host, f"umask 0; {script}") != 0, script
         assert host.sh(f"stat -c '%i %a %u %Y' {FLAG}; cat {FLAG}") == before, script
     assert as_member(host, "quantum-ess deactivate") == NOT_PERMITTED
+    assert ess("activate", user=STRANGER, check=False).returncode == NOT_PERMITTED
     assert ess("activate", user=MEMBER).returncode == DONE  # again: nothing new
     assert ess.status()["incident"] == said["incident"]
     assert not ess.named("released")
@@ -424,8 +425,11 @@ def test_a_member_of_a_domain(market: Trading) -> None:
         resume(market)
 
 
-def test_an_activation_meanwhile_wins(market: Trading) -> None:
-    """The release waits for the record of a member's stop; root activates, and writes it."""
+@pytest.mark.parametrize("who", ["root", MEMBER])
+def test_an_activation_meanwhile_wins(market: Trading, who: str) -> None:
+    """The release waits for the record of a member's stop. Root activates, and writes it; or a
+    member does once more, who can't touch a flag that is root's by now.
+    """
     host, ess, began = market.host, Ess(market.host), now_ns()
     slow = "[Service]\nExecStartPre=/usr/bin/sleep 300\nTimeoutStartSec=400\n"
     host.write_file("/etc/systemd/system/quantum-ess-trigger.service.d/slow.conf", slow)
@@ -436,7 +440,7 @@ def test_an_activation_meanwhile_wins(market: Trading) -> None:
     release = host.spawn("quantum-ess", "deactivate")
     wait_until(lambda: host.sh("pgrep -f '[c]ontroller deactivate' || :"), SOON, "the release")
     time.sleep(0.5)  # by now it may wait for the record: a release of any stage has to give way
-    assert ess("activate").stdout.splitlines()[0] == ACTIVE
+    assert ess("activate", user=None if who == "root" else who).stdout.splitlines()[0] == ACTIVE
     said = release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED, said
     assert ess.first_line() == ACTIVE

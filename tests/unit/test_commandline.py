@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shlex
+import subprocess
 
 import pytest
 from madeup import HERE
@@ -114,3 +116,36 @@ def test_a_reason_that_is_no_text_is_made_one(
     monkeypatch.setattr(cli, "deactivate", lambda group, args: given.append(args.reason))
     cli.main([command, "--reason", os.fsdecode(b"f\xfcr heute")])
     assert given == ["f?r heute"]
+
+
+def understood(argv: list[str]) -> str | None:
+    """The reason of an activation by that alone, to argparse; None if it is anything else."""
+    try:
+        args = cli.build().parse_args(argv)
+    except SystemExit:
+        return None
+    others = {name: value for name, value in vars(args).items() if name != "reason"}
+    plain = {"command": "activate", "group": None, "trigger": "command", "created": None}
+    return str(args.reason) if others == plain else None
+
+
+def plain(argv: list[str]) -> str | None:
+    """The same, to the shell that stops before there is a Python."""
+    text = (HERE / "quantum_ess/libexec/quantum-ess").read_text()
+    (function,) = re.findall(r"^plain\(\) \{$.*?^\}$", text, re.M | re.S)
+    script = f'reason=; {function}\nplain "$@" && printf "%s." "$reason"'
+    done = subprocess.run(["sh", "-uc", script, "sh", *argv], capture_output=True, check=False)
+    assert not done.stderr
+    return done.stdout.decode().removesuffix(".") if done.returncode == 0 else None
+
+
+WORDS = """--reason --reason= --reason=a=b: --r --rea=x --reasons --trigger --created=1 "" - "a b"
+"-5% in a minute" "-h now" -x --help "x=y: z" "--r x" "--r=x y" *"""
+
+
+def test_the_shell_takes_for_an_activation_what_argparse_does() -> None:
+    words = shlex.split(WORDS)
+    for argv in ([], *([word] for word in words), *itertools.product(words, repeat=2)):
+        call = ["activate", *argv]
+        assert plain(call) == understood(call), call
+    assert plain(["activate", "--r", "", "--reason=b"]) == "b"
