@@ -49,6 +49,7 @@ class Account:
         self.first = False  # this process wrote the incident's trail
         self.shutdown = False  # the host is shutting down
         self.unknown = False  # PID 1 has not said what ran
+        self.latched = True  # by flag or record
         self.killed: list[str] = []  # by a stop of that time; what ran before it is not known
         self.over = False  # it was released before it could be accounted for
         self.problems: list[str] = []  # what should have worked and did not
@@ -80,6 +81,7 @@ def settle(group: Group, request: Request, outcome: Outcome) -> Account:
                 account, "record", lambda: record.store(group.record, account.record)
             ):
                 _renew(group, account.record)
+            account.latched = outcome.flag.held or os.path.lexists(group.record)
             _witness(group, request, outcome, account)
         flush(group)
         trail = Trail(group, account.incident, account.record)
@@ -115,7 +117,9 @@ def _released(group: Group, outcome: Outcome, incident: str) -> bool:
 
 def _log_stop(trail: Trail, outcome: Outcome, account: Account) -> None:
     trail.log("initiated", "ESS ACTIVATION INITIATED")
-    trail.log("latched", "ESS LATCH FLAG SET" if outcome.flag.inode else "ESS LATCH RECORD SET")
+    if account.latched:
+        by = "FLAG" if outcome.flag.inode else "RECORD"
+        trail.log("latched", f"ESS LATCH {by} SET")
     for unit in account.stopped or []:
         if unit not in outcome.living:
             trail.log("stopped", f"ESS STOPPED SERVICE: {short(unit)}", unit=unit, **_took(outcome))
@@ -163,6 +167,7 @@ def finish(group: Group, incident: str) -> None:
 def _remember_stop(outcome: Outcome, account: Account, group: Group) -> None:
     about = {key: account.record.get(key) for key in HEAD}
     facts = {"stopped": account.stopped, "living": outcome.living or None, **about}
+    facts |= {"host": os.uname().nodename, "latched": None if account.latched else False}
     remember(group, account, "activated", facts, once=True)
 
 
@@ -183,12 +188,14 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     about["actor"] = actor.describe(account.record.get("actor") or {})
     units = account.stopped
     job = {"incident": account.incident, "units": units, "living": outcome.living}
+    more = {"latched": account.latched}
     trail.log("activated", _headline(about))
     if outcome.verified:
         trail.log("complete", "ESS ACTIVATION COMPLETE", **_took(outcome))
     else:
-        trail.log("incomplete", "ESS ACTIVATION NOT VERIFIED", living=" ".join(outcome.living))
-    account.problems += outbox.announce(trail.group, "activate", {**about, **job})
+        text = "ESS ACTIVATION NOT VERIFIED" + ("" if account.latched else ": NOT LATCHED")
+        trail.log("incomplete", text, living=" ".join(outcome.living))
+    account.problems += outbox.announce(trail.group, "activate", {**about, **job, **more})
     _reached(trail.group, account, stage.COMPLETE)
 
 
@@ -320,6 +327,8 @@ def _record(
             account.killed = running
         elif running or "running" in (existing or {}) or not os.path.lexists(group.restored):
             ours["running"] = running
+            if account.unknown and not processes:  # a timer, say, is no process
+                ours["unsure"] = True
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     keys = ("since", "boot_id") if told else ("boot_id",)
     first = {key: existing[key] for key in keys if existing and existing.get(key)}
@@ -467,12 +476,13 @@ def _running(
 ) -> list[str]:
     """Units that ran when the flag was set, in the order of restart.
 
-    The witnesses: the cgroups that the kill found alive; systemd's time stamps of units that came
-    to rest since; what `halt` saw; and a release that this activation broke into. Also clears the
-    `failed` state that the kill itself left behind, and no other.
+    The witnesses: the cgroups that the kill found alive; what PID 1 was told to stop; systemd's
+    time stamps of units that came to rest since; what `halt` saw; and a release that this
+    activation broke into. Also clears the `failed` state that the kill itself left behind, and no
+    other.
     """
     plan = outcome.strike.plan
-    running = {*outcome.strike.hit, *known}
+    running = {*outcome.strike.hit, *outcome.told, *known}
     left, left_at = releasing(group), _modified(group.run + "/releasing")
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
     boottime = _ahead(time.CLOCK_BOOTTIME)

@@ -105,15 +105,18 @@ class Strike:
 
 
 class Outcome:
-    """What the stop came to. living: units that still run; problems: what could not be done."""
+    """What the stop came to. living: units that still run; problems: what could not be done;
+    told: units without a process that PID 1 was told to stop.
+    """
 
-    __slots__ = ("flag", "living", "problems", "seconds", "strike")
+    __slots__ = ("flag", "living", "problems", "seconds", "strike", "told")
 
     def __init__(self, flag: latch.Flag, strike: Strike) -> None:
         self.flag = flag
         self.strike = strike
         self.living: list[str] = []
         self.problems: list[str] = []
+        self.told: set[str] = set()
         self.seconds = 0.0
 
     @property
@@ -224,6 +227,7 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
             manager = manager or _connect(deadline)
             units = [] if strike.spare else push(manager, strike.plan)
             restless = bool(units)
+            outcome.told.update(unit.name for unit in units if _without_process(unit))
             if units and not outcome.living and time.monotonic() >= next_look:
                 next_look = time.monotonic() + 2 * PROMPT
                 outside = strike.outside(manager, units, time.monotonic() + LOOK)
@@ -248,6 +252,12 @@ def _tell_and_verify(outcome: Outcome, deadline: float) -> None:
         outcome.problems.append(problem)
     if manager is not None:
         manager.close()
+
+
+def _without_process(unit: "Unit") -> bool:
+    """Whether it is up without one: then it is not killed, and PID 1 may forget it once stopped."""
+    runs = unit.name.endswith((".service", ".scope")) and unit.sub != "exited"
+    return unit.active == "active" and not runs
 
 
 def _still(outcome: Outcome, manager: "Manager | None", units: "list[Unit]") -> list[str]:

@@ -208,7 +208,8 @@ def startable(facts: Facts) -> Iterator[Finding]:
     what = facts.plan.options.get("resume.what", "running")
     for name in [] if what == "none" else dict.fromkeys([*facts.protected, *facts.covered]):
         known = facts.unit(name)
-        wanted = what == "running" or str(known.get("UnitFileState", "")).startswith("enabled")
+        enabled = str(known.get("UnitFileState", "")).startswith(("enabled", "generated"))
+        wanted = what == "running" or enabled
         if wanted and known.get("RefuseManualStart") and not name.endswith(".scope"):
             text = f"{name} has RefuseManualStart=yes: a release would fail at it"
             hint = f"take it out (systemctl edit {name}), or {name} out of [protect] units"

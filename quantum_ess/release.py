@@ -35,6 +35,10 @@ from quantum_ess.trail import Trail, flush, short
 
 UP = ("active", "reloading", "refreshing")  # systemd's UNIT_IS_ACTIVE_OR_RELOADING
 NO_FLAG = (0, 0)  # libexec/quantum-ess
+WANTED_BY = ("WantedBy", "RequiredBy")
+QUIET = (".slice", ".scope")  # come and go with others
+SKIPPED = "a condition of its own is not met"
+NEVER_BEGUN = "it was never begun: a dependency failed, or a condition is not met"
 ACCOUNT_SECONDS = 5.0  # for an activation's record and trail; usually a third of one
 
 
@@ -123,6 +127,7 @@ class Release:
             self._remember("unlatched", to_start=units)
             for unit in units:
                 self._start(manager, unit)
+            self._still_up(manager)
             self._guard()
         notes = self._clear_marker()
         self._guard()
@@ -189,7 +194,8 @@ class Release:
         """It is over: what fails from here on is a note, and undoes nothing."""
         usec = int(1e6 * (time.monotonic() - began))
         self.trail.log("released", "ESS DEACTIVATION COMPLETE", duration_usec=usec)
-        notes += self._remember("released", release_ms=usec // 1000)
+        host = os.uname().nodename
+        notes += self._remember("released", release_ms=usec // 1000, host=host)
         notes += self._announce("deactivate")
         for _ in range(2):  # while it is there, this release counts as interrupted
             with contextlib.suppress(OSError):
@@ -228,7 +234,11 @@ class Release:
         if self.trigger == "flag" and note.get("incident") == self.incident and "running" in note:
             return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
-            return list(self.record["running"])
+            more = []
+            if self.record.get("unsure"):
+                self.say("note: systemd had not said what else ran; starting the enabled units too")
+                more = _enabled(manager, self.plan)
+            return list(dict.fromkeys((*self.record["running"], *more)))
         if what == "running" and self.early:
             ran = account.ran(self.group)
             if ran is not None:
@@ -254,7 +264,9 @@ class Release:
                 continue
             if state != "loaded":
                 self._give_up(f"{short(name)} can't be started: {state}", name)
-            ready.append(name)
+            real = name if name.endswith(".scope") else _id(manager, name)
+            if real not in ready:
+                ready.append(real)
         for socket in [name for name in ready if name.endswith(".socket")]:
             # Once its service runs PID 1 refuses to open it (systemd.socket(5)).
             services = manager.get(manager.load(socket), "Unit", "Triggers")
@@ -272,7 +284,8 @@ class Release:
             mine = {"pid": os.getpid()}
             about = {**self.record, "incident": self.incident, "running": units}
             record.store(self._under_way, {**about, **mine})
-            if self._joined() > self.joined or not latch.open_flag(self.group, self.mark):
+            again = self._joined() > self.joined or latch.asked_again(self.group)
+            if again or not latch.open_flag(self.group, self.mark):
                 with contextlib.suppress(OSError):
                     if before:  # another was broken off: what it had to start is still to be known
                         record.store(self._under_way, {**before, **mine})
@@ -332,13 +345,20 @@ class Release:
         try:
             with contextlib.suppress(Refused):
                 manager.reset_failed(name)
-            if _row(manager, name).at_rest:
+            unit = _row(manager, name)
+            down = unit.active in ("inactive", "failed")  # it may be about to start, for another
+            rested = _left_rest(manager, unit) if down else None
+            if unit.at_rest:
                 cgroup.clear(self.plan, name)
-            manager.start(name)
-            problem = self._wait_up(manager, name, began)
+            # A target is nothing but what it wants, and that may be more than what ran.
+            manager.start(name, "ignore-dependencies" if name.endswith(".target") else "replace")
+            problem = self._wait_up(manager, name, began, rested)
         except Refused as error:
             problem = str(error)
         self._guard()
+        if problem == SKIPPED:
+            self.say(f"note: {short(name)} was not started: {SKIPPED}")
+            return
         if problem:
             self._yield_to_activation(manager)
             self._give_up(f"{short(name)} did not come up: {problem}", name)
@@ -349,6 +369,26 @@ class Release:
         self.started.append({"time": history.now(), "unit": name, "ms": usec // 1000})
         self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
 
+    def _still_up(self, manager: Manager) -> None:
+        """Look once more at what was started first: it may have ended while others took their time.
+
+        And tell what has come up beside it, because one of them wants it. Raises NotReleased.
+        """
+        started = [str(row["unit"]) for row in self.started]
+        for name in started:
+            unit = _row(manager, name)
+            if not unit.at_rest or _finished(manager, unit):
+                continue
+            why = f"{short(name)} came up and has ended since: {_result(manager, unit)}"
+            if unit.active == "failed":
+                self._yield_to_activation(manager)
+                self._give_up(why, name)
+            self._guard()
+            self.say(f"note: {why}")
+        for unit in covered(manager, self.plan):
+            if unit.active in UP and unit.name not in started and not unit.name.endswith(QUIET):
+                self.say(f"note: {short(unit.name)} runs too: something that was started wants it")
+
     def _yield_to_activation(self, manager: Manager) -> None:
         """Before a unit is blamed: is somebody stopping it whose flag we do not see yet?
 
@@ -358,8 +398,11 @@ class Release:
         stopping = [self.group.halt, self.group.trigger, self.group.activation]
         self._wait_at_rest(manager, stopping, 2.0)
 
-    def _wait_up(self, manager: Manager, name: str, began: float) -> str:
-        """Why the unit is not up and settled, "" if it is."""
+    def _wait_up(self, manager: Manager, name: str, began: float, rested: int | None) -> str:
+        """Why the unit is not up and settled, "" if it is.
+
+        rested: when it had last left its rest before it was to start; None if it was up then.
+        """
         deadline = began + self.plan.duration("resume.timeout_ms", 60000)
         settle = self.plan.duration("resume.settle_ms", 500)
         up_since, invocation = 0.0, None
@@ -376,6 +419,8 @@ class Release:
                 if now - up_since >= settle:
                     return ""
                 pause = min(up_since + settle - now, 0.1)  # any change of state ends it
+            elif unit.at_rest and unit.load == "loaded" and rested == _left_rest(manager, unit):
+                return SKIPPED if _skipped(manager, unit, began) else NEVER_BEGUN
             elif unit.at_rest and _finished(manager, unit):
                 return ""
             elif invocation is not None or unit.at_rest or unit.sub == "auto-restart":
@@ -422,7 +467,13 @@ def _row(manager: Manager, name: str) -> Unit:
         return rows[0]
     path = manager.load(name)
     read: Callable[[str], Any] = lambda key: manager.get(path, "Unit", key)  # noqa: E731
-    return Unit(name, read("LoadState"), read("ActiveState"), read("SubState"), path, 0)
+    job = int(read("Job")[0])
+    return Unit(name, read("LoadState"), read("ActiveState"), read("SubState"), path, job)
+
+
+def _left_rest(manager: Manager, unit: Unit) -> int:
+    """When it was last about to run (us, CLOCK_MONOTONIC); 0: never in this boot."""
+    return int(manager.get(unit.path, "Unit", "InactiveExitTimestampMonotonic"))
 
 
 def _load_state(manager: Manager, name: str) -> str:
@@ -436,12 +487,30 @@ def _load_state(manager: Manager, name: str) -> str:
         return str(error)
 
 
+def _id(manager: Manager, name: str) -> str:
+    """The unit's own name; the one that it was asked for by may be an alias."""
+    return str(manager.get(manager.load(name), "Unit", "Id"))
+
+
 def _finished(manager: Manager, unit: Unit) -> bool:
     """True for a oneshot that ran and is done: it has no other way to be up."""
-    if not unit.name.endswith(".service"):
+    if not _oneshot(manager, unit) or manager.get(unit.path, "Service", "RemainAfterExit"):
         return False
-    kind = manager.get(unit.path, "Service", "Type")
-    return bool(kind == "oneshot" and _result(manager, unit) == "success" and unit.load == "loaded")
+    return _result(manager, unit) == "success" and unit.load == "loaded"
+
+
+def _oneshot(manager: Manager, unit: Unit) -> bool:
+    service = unit.name.endswith(".service")
+    return service and manager.get(unit.path, "Service", "Type") == "oneshot"
+
+
+def _skipped(manager: Manager, unit: Unit, began: float) -> bool:
+    """True for a oneshot that was to start since `began`, and by its own condition had nothing to
+    do: one for a first boot, say. To PID 1 that is a success.
+    """
+    if manager.get(unit.path, "Unit", "ConditionTimestampMonotonic") < 1e6 * began:
+        return False
+    return _oneshot(manager, unit) and not manager.get(unit.path, "Unit", "ConditionResult")
 
 
 def _result(manager: Manager, unit: Unit) -> str:
@@ -456,16 +525,19 @@ def _enabled(manager: Manager, plan: Plan) -> list[str]:
     """Protected units that are enabled, in the order of restart; of patterns, slices the loaded."""
     literal = [entry.name for entry in plan.protect if not plans.is_pattern(entry.name)]
     names = {*filter(plan.match, literal), *(unit.name for unit in covered(manager, plan))}
-    states = {name: _file_state(manager, name) for name in names}
-    enabled = [name for name, state in states.items() if state.startswith("enabled")]
+    enabled = [name for name in names if _is_enabled(manager, name)]
     return sorted(enabled, key=lambda name: (plan.position(name), name))
 
 
-def _file_state(manager: Manager, name: str) -> str:
+def _is_enabled(manager: Manager, name: str) -> bool:
     try:
-        return str(manager.get(manager.load(name), "Unit", "UnitFileState"))
+        path = manager.load(name)
+        state = str(manager.get(path, "Unit", "UnitFileState"))
+        # One that a generator makes is enabled by it, implicitly (systemctl(1)).
+        wanted = [manager.get(path, "Unit", by) for by in WANTED_BY if state == "generated"]
     except Refused:
-        return ""
+        return False
+    return state.startswith("enabled") or any(wanted)
 
 
 def deactivate(

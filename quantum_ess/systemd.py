@@ -38,6 +38,9 @@ class Refused(Exception):
     """PID 1 answered with an error: D-Bus error name, then its text."""
 
 
+KINDS_IN_SLICES = ("service", "scope", "socket", "mount", "swap")  # systemd.resource-control(5)
+
+
 class Unit(NamedTuple):
     """One row of ListUnitsByPatterns."""
 
@@ -257,9 +260,9 @@ class Manager:
         """Queue a stop job; by default one that no start job can replace."""
         self._manager("StopUnit", "ss", unit, mode)
 
-    def start(self, unit: str) -> None:
+    def start(self, unit: str, mode: str = "replace") -> None:
         """Queue a start job."""
-        self._manager("StartUnit", "ss", unit, "replace")
+        self._manager("StartUnit", "ss", unit, mode)
 
     def restart(self, unit: str) -> None:
         """Queue a job that starts the unit afresh, also if it is just being started."""
@@ -323,7 +326,7 @@ def covered(manager: Manager, plan: Plan) -> list[Unit]:
     units = [u for u in manager.units([e.name for e in plan.protect]) if plan.match(u.name)]
     slices = tuple(u.name.removesuffix(".slice") for u in units if u.name.endswith(".slice"))
     if slices:
-        for unit in manager.units(["*.service", "*.scope", "*.socket"]):
+        for unit in manager.units([f"*.{kind}" for kind in KINDS_IN_SLICES]):
             kind = unit.name.rpartition(".")[2].capitalize()
             try:
                 inside = str(manager.get(unit.path, kind, "Slice")).removesuffix(".slice")

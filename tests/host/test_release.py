@@ -250,6 +250,156 @@ def test_one_that_may_not_be_started_keeps_the_latch_shut(trading: Trading) -> N
     trading.all_running()
 
 
+def oneshots(host: Host, condition: str) -> Ess:
+    """prepare.service, which requires needed.service, ran and is stopped; the latter is broken."""
+    once = "Type=oneshot", "RemainAfterExit=yes"
+    needed = service("/bin/sh -c 'test ! -e /run/broken'", *once)
+    prepare = service("/bin/true", *once)
+    unit = f"[Unit]\nRequires=needed.service\nAfter=needed.service\n{condition}\n"
+    host.write_file("/etc/systemd/system/needed.service", needed)
+    host.write_file("/etc/systemd/system/prepare.service", prepare.replace("[Unit]\n", unit))
+    ess = Ess(host)
+    ess.configure(f"[protect]\nunits = prepare {FOUR[3]}\n[resume]\nsettle = 50ms\n")
+    host.run("systemctl", "start", "prepare.service")
+    assert ess("activate").returncode == DONE
+    host.run("systemctl", "stop", "needed.service")
+    return ess
+
+
+def test_a_oneshot_of_which_a_dependency_fails(host: Host) -> None:
+    """It is no more up than any other, though nothing of it has failed."""
+    ess = oneshots(host, "")
+    host.run("touch", "/run/broken")
+    refused = ess("deactivate", check=False)
+    assert refused.returncode == NOT_RELEASED, refused
+    assert "prepare did not come up: it was never begun: a dependency failed" in refused.stderr
+    assert ess.latched() and not ess.named("started")
+    host.run("rm", "/run/broken")
+    assert "started prepare" in ess("deactivate").stdout
+    assert host.unit_state("prepare.service") == "active"
+
+
+def test_a_oneshot_that_has_nothing_to_do(host: Host) -> None:
+    """One for a first boot, by its own condition: that is no failure, but no start either."""
+    ess = oneshots(host, "ConditionPathExists=!/run/prepared")
+    host.run("touch", "/run/prepared")
+    said = ess("deactivate").stdout
+    assert "note: prepare was not started: a condition of its own is not met" in said
+    assert "started prepare" not in said and not ess.named("started")
+
+
+def test_a_oneshot_that_another_one_wants(host: Host) -> None:
+    """Its start has been asked for by then, and fails later."""
+    ess = oneshots(host, "")
+    slow = service("/bin/sh -c 'sleep 1; test ! -e /run/broken'", "Type=oneshot")
+    host.write_file("/etc/systemd/system/needed.service", slow)
+    host.write_file(f"/etc/systemd/system/{FOUR[3]}", service("/bin/sleep 1000"))
+    wants = f"/etc/systemd/system/{FOUR[3]}.d/wants.conf"
+    host.write_file(wants, "[Unit]\nWants=prepare.service\n")
+    ess.configure(
+        f"[protect]\nunits = prepare {FOUR[3]}\n[resume]\nsettle = 50ms\norder = {FOUR[3]}\n"
+    )
+    ess("deactivate")
+    host.run("systemctl", "start", FOUR[3])
+    assert ess("activate").returncode == DONE
+    host.run("touch", "/run/broken")
+    refused = ess("deactivate", check=False)
+    assert refused.returncode == NOT_RELEASED, refused
+    assert "started quantum-governor" in refused.stdout and "never begun" in refused.stderr
+
+
+def test_a_target_starts_no_more_than_what_ran(host: Host) -> None:
+    """It wants what had been stopped on purpose too; and what then runs beside it is told."""
+    trading = Trading(host, dict.fromkeys(FOUR[:3], "normal"))
+    target = f"[Unit]\nWants={' '.join(FOUR[:3])}\n[Install]\nWantedBy=multi-user.target\n"
+    host.write_file("/etc/systemd/system/trade.target", target)
+    ess = Ess(host)
+    ess.configure(f"[protect]\nunits = trade.target {' '.join(FOUR[:3])}\n")
+    trading.start()
+    host.run("systemctl", "start", "trade.target")
+    trading.put_down(FOUR[2])
+    assert ess("activate").returncode == DONE
+    began = now_ns()
+    said = ess("deactivate").stdout
+    trading.all_running(FOUR[:2])
+    assert tuple(came_up(trading, began)) == FOUR[:2] and FOUR[2] not in said
+    assert host.unit_state("trade.target") == "active"
+    assert min(gaps(came_up(trading, began))) >= SETTLE
+    host.write_file(f"/etc/systemd/system/{FOUR[0]}.d/w.conf", f"[Unit]\nWants={FOUR[2]}\n")
+    ess.configure(f"[protect]\nunits = {' '.join(FOUR[:3])}\n")
+    ess("activate")
+    assert "note: quantum-apply-layer runs too" in ess("deactivate").stdout
+
+
+def test_one_that_ends_while_a_later_one_starts(host: Host) -> None:
+    trading = Trading(host, {FOUR[0]: "normal"})
+    short = service("/bin/sh -c 'sleep 1; test ! -e /run/broken && exec sleep 1000'")
+    host.write_file(f"/etc/systemd/system/{FOUR[1]}", short)
+    slow = service("/bin/sleep 1000", "ExecStartPre=/bin/sleep 2")
+    host.write_file(f"/etc/systemd/system/{FOUR[2]}", slow)
+    ess = Ess(host)
+    ess.configure(f"[protect]\nunits = {' '.join(FOUR[:3])}\n[resume]\nsettle = 100ms\n")
+    trading.start()
+    host.run("systemctl", "start", *FOUR[1:3])
+    assert ess("activate").returncode == DONE
+    host.run("touch", "/run/broken")
+    refused = ess("deactivate", check=False)
+    assert refused.returncode == NOT_RELEASED, refused
+    assert "quantum-execution came up and has ended since: exit-code" in refused.stderr
+    assert ess.latched() and not trading.remaining()
+
+
+def test_timers_that_systemd_forgets(host: Host) -> None:
+    """An instance that nothing refers to any more, once it is stopped: what was told knows it."""
+    timer = "[Timer]\nOnActiveSec=1h\n"
+    host.write_file("/etc/systemd/system/poll@.timer", timer)
+    host.write_file("/etc/systemd/system/poll@.service", service("/bin/true"))
+    ess = Ess(host)
+    ess.configure("[protect]\nunits = poll@*.timer poll@*.service\n[resume]\nsettle = 50ms\n")
+    host.run("systemctl", "start", "poll@btc.timer")
+    assert ess("activate").returncode == DONE
+    assert host.unit_state("poll@btc.timer") == "inactive"
+    assert "started poll@btc.timer" in ess("deactivate").stdout
+    assert host.unit_state("poll@btc.timer") == "active"
+
+
+def test_generated_units_are_enabled(host: Host) -> None:
+    """By their generator, implicitly: as Quadlet's, or those of an init script."""
+    generator = "/etc/systemd/system-generators/trade"
+    unit = service("/bin/sleep 1000").replace("'", "")
+    script = (
+        f"#!/bin/sh\nmkdir -p $1/multi-user.target.wants\ncat >$1/trade.service <<END\n{unit}END\n"
+        "ln -s ../trade.service $1/multi-user.target.wants/\n"
+    )
+    host.write_file(generator, script, 0o755)
+    ess = Ess(host)
+    ess.configure("[protect]\nunits = trade\n[resume]\nwhat = enabled\nsettle = 50ms\n")
+    host.run("systemctl", "start", "trade.service")
+    assert ess("activate").returncode == DONE
+    assert "started trade" in ess("deactivate").stdout
+
+
+def test_an_alias_that_waits_for_a_dependency(host: Host) -> None:
+    """Its job is the unit's, and the unit is started once."""
+    trading = Trading(host, {FOUR[3]: "normal"})
+    slow = service("/bin/sleep 1", "Type=oneshot", "RemainAfterExit=yes")
+    host.write_file("/etc/systemd/system/slow.service", slow)
+    place = f"/etc/systemd/system/{FOUR[3]}"
+    needs = "[Unit]\nRequires=slow.service\nAfter=slow.service\n"
+    host.write_file(f"{place}.d/slow.conf", needs)
+    host.run("ln", "-s", place, "/etc/systemd/system/trade.service")
+    host.run("systemctl", "enable", FOUR[3])
+    ess = Ess(host)
+    ess.configure("[protect]\nunits = trade\n[resume]\nwhat = enabled\nsettle = 50ms\n")
+    trading.start()
+    assert ess("activate").returncode == DONE
+    assert not trading.remaining()
+    host.run("systemctl", "stop", "slow.service")
+    said = ess("deactivate").stdout
+    assert said.count("started") == 1 and "started quantum-governor" in said, said
+    trading.all_running()
+
+
 def test_configured_order_settle_and_selection(host: Host) -> None:
     trading = Trading(host)
     order = [FOUR[3], FOUR[0], FOUR[2], FOUR[1]]
