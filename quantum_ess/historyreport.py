@@ -43,7 +43,8 @@ def of_one(group: Group, incident: Incident) -> str:
     data = incident.summary()
     verdict = "ACTIVE" if incident.active else ""
     title = f"Emergency stop: incident {incident.id}"
-    sheet = report.Page(title, verdict, f"{os.uname().nodename}, {incident.began}")
+    host = data["host"] or "host not on record"
+    sheet = report.Page(title, verdict, f"{host}, {incident.began}")
     down, stop = data["downtime_s"], data["stop_ms"]
     facts = (
         ("State", data["state"]),
@@ -51,8 +52,8 @@ def of_one(group: Group, incident: Incident) -> str:
         ("By", describe(data["actor"] or {})),
         ("Reason", data["reason"] or "(none given)"),
         ("Stopped within", "unknown" if stop is None else f"{stop / 1000:.3f} s"),
-        ("Verified", f"NO: {' '.join(data['living'])}" if data["living"] else "yes"),
-        ("Units", " ".join(short(unit) for unit in data["stopped"])),
+        ("Verified", incident.verified),
+        ("Units", "not known" if incident.units is None else " ".join(map(short, data["stopped"]))),
         ("Refused starts", str(sum(entry["count"] or 1 for entry in data["refused"]))),
         ("Downtime", "not over" if down is None else span(down)),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from quantum_ess import history, record
+from quantum_ess import history, latch, record
 from quantum_ess.actor import describe
 from quantum_ess.errors import Failed
 from quantum_ess.group import Group
@@ -44,6 +44,21 @@ class Incident:
         return str(self.entries[0]["time"])
 
     @property
+    def units(self) -> int | None:
+        """How many were stopped, if that is known."""
+        return len(self.start["stopped"]) if "stopped" in self.start else None
+
+    @property
+    def verified(self) -> str:
+        """What is on record of whether all was dead and held down: "yes", or what was not so."""
+        if not self.start:
+            return "not on record"
+        living = " ".join(self.start.get("living") or [])
+        unlatched = "not latched" if self.start.get("latched") is False else ""
+        why = ", ".join(filter(None, (living, unlatched)))
+        return f"NO: {why}" if why else "yes"
+
+    @property
     def refused(self) -> list[Entry]:
         """Bursts of refused starts."""
         return [entry for entry in self.entries if entry["event"] == "refused"]
@@ -69,6 +84,7 @@ class Incident:
         start, end, downtime = self.start, self.end, self.downtime
         return {
             "incident": self.id,
+            "host": start.get("host"),
             "state": self.state,
             "began": self.began,
             "trigger": start.get("trigger"),
@@ -108,7 +124,10 @@ def load(group: Group, problems: list[str]) -> list[Incident]:
     for entry in entries:
         if entry["incident"]:
             found.setdefault(entry["incident"], []).append(entry)
-    now = (record.load(group.record) or {}).get("incident") if group.latched() else None
+    now = None
+    if group.latched():  # without a record the flag's number tells
+        held = record.load(group.record) or {}
+        now = held.get("incident") or latch.incident(latch.inode(group))
     # Not sorted by their times: the clock may have been set back.
     return [Incident(name, known, name == now) for name, known in found.items()]
 
@@ -151,6 +170,10 @@ def _activated(when: str, entry: Entry) -> Iterator[tuple[str, str]]:
         yield done, f"NOT VERIFIED{took}: still alive: {' '.join(map(short, living))}"
     else:
         yield done, f"verified stopped{took}"
+    if entry.get("latched") is False:
+        yield done, "NOT LATCHED: neither flag nor record could be made"
+    if "stopped" not in entry:
+        yield done, "what ran is not known"
     for unit in entry.get("stopped") or []:
         if unit not in living:
             yield done, f"stopped {short(unit)}"

@@ -27,6 +27,7 @@ PAUSE = 0.05  # seconds between two looks at what is on its way
 FIRST, LONGEST = 5.0, 600.0  # seconds to the next attempt: doubled each time, up to that
 LATE = 60.0  # seconds after which a message says that it is late
 GIVE_UP = 86400.0  # seconds after which nobody wants to hear of it any more
+LEAST = 5  # attempts all the same: the clock may have been set forward
 
 
 def urls(path: str = URLS) -> dict[str, str]:
@@ -135,7 +136,8 @@ class Attempt:
     def end(self) -> None:
         """Have what failed tried again; else the job is done."""
         tries, failed = self.job["tries"] + 1, self.failed
-        over = time.time() - self.job["epoch"] > GIVE_UP
+        # Not by when it happened: the host may have been dead since, or its clock have been set.
+        over = tries >= LEAST and time.time() - self.job.get("made", self.job["epoch"]) > GIVE_UP
         if failed and (tries == 1 or over):
             text = "; ".join(f"{name}: {why}" for name, why in failed.items())
             then = "given up" if over else "will be tried again"

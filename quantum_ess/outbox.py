@@ -22,6 +22,8 @@ URLS = ETC + "/notify.urls"
 HOOK_DIRECTORIES = {"activate": ETC + "/activate.d", "deactivate": ETC + "/deactivate.d"}
 SERVICES = {"hooks": "quantum-ess-hooks.service", "notify": "quantum-ess-notify.service"}
 
+NOTHING = "nothing was started"
+FAR = 900.0  # seconds; libexec/watch has it too
 Job = dict[str, Any]
 
 
@@ -41,7 +43,8 @@ def announce(group: Group, transition: str, job: Job) -> list[str]:
     if group is not TRADING:
         return []
     problems, wanted = [], []
-    job = {"transition": transition, "epoch": time.time(), "tries": 0, **job}
+    now = time.time()
+    job = {"transition": transition, "epoch": now, "tries": 0, **job, "made": now}
     name = f"{transition}.{job['incident']}"
     if transition == "fail":  # a release may do so again and again
         name += f".{time.time_ns()}"
@@ -142,10 +145,15 @@ def jobs(group: Group, kind: str, now: float | None = None) -> list[Due]:
     found, over = [], _done(group, kind)
     for name, path in paths.items():  # that in /run is the newer one of two
         with suppress(OSError, ValueError):
-            if name not in over and (now is None or os.stat(path).st_mtime <= now):
+            if name not in over and (now is None or _is_due(os.stat(path).st_mtime, now)):
                 with open(path, encoding="utf-8") as file:
                     found.append(Due(path, dict(json.load(file))))
     return sorted(found, key=lambda due: float(due.job.get("epoch", 0)))
+
+
+def _is_due(when: float, now: float) -> bool:
+    """Also one that is due later than anything is put off: the clock was set back since."""
+    return when <= now or when > now + FAR
 
 
 def done(group: Group, kind: str, path: str) -> None:
@@ -180,16 +188,19 @@ def subject(job: Job) -> str:
     """One line that says what has happened to this host."""
     host = os.uname().nodename
     if job["transition"] == "deactivate":
-        return f"{host}: ESS released, trading resumes"
+        return f"{host}: ESS released, {'trading resumes' if job.get('units') else NOTHING}"
     if job["transition"] == "fail":
         return f"{host}: ESS RELEASE FAILED, everything is stopped again"
     if job.get("living"):
         return f"{host}: ESS ACTIVATED, BUT NOT VERIFIED STOPPED"
+    if job.get("latched") is False:
+        return f"{host}: ESS ACTIVATED, BUT NOT LATCHED"
     return f"{host}: ESS ACTIVATED, trading is stopped"
 
 
 def body(job: Job, since: str = "") -> str:
     """The text of a notification. since: how things are by now, if it comes late."""
+    units = " ".join(map(short, job.get("units") or []))
     rows = (
         ("SENT LATE", since),
         ("When", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(job["epoch"]))),
@@ -197,7 +208,7 @@ def body(job: Job, since: str = "") -> str:
         ("Reason", job.get("reason") or "(none given)"),
         ("What", job.get("why")),
         ("STILL ALIVE", " ".join(map(short, job.get("living") or []))),
-        ("Units", " ".join(map(short, job.get("units") or []))),
+        ("Units", units or (NOTHING if job["transition"] == "deactivate" else "")),
         ("Incident", job["incident"]),
     )
     return "\n".join(f"{name}: {value}" for name, value in rows if value)
