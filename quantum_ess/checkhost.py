@@ -29,6 +29,7 @@ from quantum_ess.compiler import Compiled
 from quantum_ess.errors import ConfigError, Failed
 from quantum_ess.facts import Facts
 from quantum_ess.findings import ERROR, NOTE, WARNING, Finding
+from quantum_ess.guard import rules
 from quantum_ess.guard import state as guards
 
 JOURNALD = "systemd-journald.service"
@@ -212,13 +213,14 @@ def configuration(facts: Facts) -> Iterator[Finding]:
         yield Finding(ERROR, "plan-missing", text, hint)
         return
     try:
-        compiled = Compiled(config.load(), unitfiles.UnitFiles(known=gate.held_now()))
-        wanted = gate.tree(compiled)[gate.PLAN]
+        loaded = config.load()
+        compiled = Compiled(loaded, unitfiles.UnitFiles(known=gate.held_now()))
+        wanted = gate.tree(compiled)[gate.PLAN], rules.text(rules.of(loaded))
     except ConfigError as error:
         text = f"the configuration has a mistake, the last good one is in force: {error}"
         yield Finding(ERROR, "config-error", text, hint)
         return
-    if wanted.strip() != _whole(group.plans[0]).strip():
+    if wanted != (_whole(group.plans[0]), _whole(guards.rules_path(group))):
         text = "the configuration on disk is not the one in force"
         yield Finding(WARNING, "config-not-in-force", text, hint)
 

@@ -282,10 +282,12 @@ def guard(group: Group, check: bool, daemon: bool) -> int:
 
 
 def show_config() -> int:
-    """Print the plan of the configuration on disk. Raises ConfigError."""
-    from quantum_ess import config
+    """Print the plan that a daemon-reload would make of what is on disk. Raises ConfigError."""
+    from quantum_ess import config, gate
+    from quantum_ess.compiler import Compiled
+    from quantum_ess.unitfiles import UnitFiles
 
-    print(config.load().plan(), end="")
+    print(Compiled(config.load(), UnitFiles(known=gate.held_now())).plan(), end="")
     return 0
 
 

@@ -135,6 +135,10 @@ class Compiled:
             yield self.real(entry)
             yield from (real for _, real in self._aliases(entry) if real not in named)
 
+    def _stands_for(self, entry: str, name: str) -> bool:
+        """Whether a name or pattern is, or takes in, an alias of that unit."""
+        return self.real(entry) == name or name in dict(self._aliases(entry)).values()
+
     def _behind(self, pattern: str) -> Iterator[str]:
         """Units that a protected pattern takes in only by an alias."""
         for name, real in self._aliases(pattern):
@@ -179,5 +183,8 @@ class Compiled:
         origins = [self.config.origin(*place, name) for place in places]
         place = next((origin for origin in origins if origin.line), origins[0])
         if name == real:
-            return place.error(f"{name} is both protected and kept, by an alias in [keep]")
+            kept = next(filter(lambda each: self._stands_for(each, name), self.config.keep), "")
+            there = self.config.origin("keep", "units", kept)
+            place = place if place.line else there
+            return place.error(f"{name} is both protected and kept, by {kept} in [keep]")
         return place.error(f"{name} is an alias of {real}, which must not be stopped")

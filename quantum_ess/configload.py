@@ -211,9 +211,13 @@ def _strangers(config: Config) -> Iterator[ConfigError]:
 
 def _graces(config: Config) -> Iterator[ConfigError]:
     """A grace that is never given, and category 1 without one."""
+    without = "grace only has an effect with stop_category = 1"
     needs = f"stop category 1 needs a grace, up to {values.shown(1.5)}"
     if config.stop_category and not config.grace:
         yield config.origin("stop", "stop_category", "").error(needs)
+    inherited = any(stop.stop_category == 1 and stop.grace is None for stop in config.units)
+    if config.grace and not (config.stop_category or inherited):
+        yield config.origin("stop", "grace", "").error(without)
     for stop in config.units:
         category = config.stop_category if stop.stop_category is None else stop.stop_category
         grace = config.grace if stop.grace is None else stop.grace
@@ -221,5 +225,4 @@ def _graces(config: Config) -> Iterator[ConfigError]:
             key = "grace" if stop.grace == 0 else "stop_category"
             yield config.origin("unit", key, stop.name).error(needs)
         elif stop.grace and not category:
-            place = config.origin("unit", "grace", stop.name)
-            yield place.error("grace only has an effect with stop_category = 1")
+            yield config.origin("unit", "grace", stop.name).error(without)

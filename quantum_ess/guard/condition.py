@@ -78,7 +78,11 @@ def parse_samples(text: str) -> int:
 
 
 def whole_text(text: str) -> str:
-    """Any text of one line."""
+    """Any text of one line, without what a mistake has made part of it: another is looked for then,
+    and found missing.
+    """
+    if re.search(r"\s([#;]|=(\s|$))", text):
+        raise ValueError(f"{text[:60]!r}: a comment, or another key, needs a line of its own")
     if text.isprintable() and len(text) <= 512:
         return text
     raise ValueError(f"expected printable text of at most 512 characters, not {text[:40]!r}")

@@ -46,6 +46,7 @@ def ids(ess: Ess, status: int | None = None) -> set[str]:
 
 
 STRIKE = "/usr/lib/quantum-ess/strike"
+GUARDED = "[condition never]\\nredis = k\\nlimit = > 3\\n"
 
 
 def drop_in(trading: Trading, unit: str, text: str, name: str = "test") -> None:
@@ -300,6 +301,11 @@ def test_the_host_around(trading: Trading) -> None:
             "config-not-in-force",
             f"mkdir -p $(dirname {DROP_IN}); printf '[resume]\\nsettle = 2s\\n' >{DROP_IN}",
             "systemctl daemon-reload",
+        ),
+        (
+            "config-not-in-force",  # what is guarded is not in the plan
+            f"mkdir -p $(dirname {DROP_IN}); printf '{GUARDED}' >{DROP_IN}",
+            f"rm {DROP_IN}",
         ),
         ("config-error", f"echo '[x]' >{DROP_IN}", f"rm {DROP_IN}; systemctl daemon-reload"),
         (

@@ -160,7 +160,7 @@ def test_a_kept_pattern_keeps_what_is_behind_its_aliases(host: Host, kept: str) 
     # But not what is protected by its own name: a link to it must not undo that.
     host.configure(f"[protect]\nunits = {real}\n[keep]\nunits = {kept}\n")
     if kept == "mine":
-        with pytest.raises(ConfigError, match=r"conf:2: .* is both protected and kept, by an "):
+        with pytest.raises(ConfigError, match=r"conf:2: .* is both protected and kept, by mine"):
             host.compiled()
     else:
         assert host.plan() == [f"protect {real} 0 0", f"keep {kept}.service"]

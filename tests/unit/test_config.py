@@ -136,6 +136,7 @@ def test_the_order_of_files_in_a_directory(tmp_path: Path) -> None:
         ("[stop]\ngrace = soon", "0.conf:2: grace: expected a time span such as 500ms"),
         ("[stop]\ngrace = 1501ms", "0.conf:2: grace: '1501ms' is not between 0s and 1500ms"),
         ("[stop]\nstop_category = 1", "0.conf:2: stop category 1 needs a grace, up to 1500ms"),
+        ("[stop]\ngrace = 1s", "0.conf:2: grace only has an effect with stop_category = 1"),
         ("[unit quantum-governor]\ngrace = 1", "0.conf:2: grace only has an effect with"),
         ("[unit nobody]\n", "0.conf:1: [unit nobody.service]: not protected"),
         ("[unit]\n", "0.conf:1: [unit] lacks the unit's name"),

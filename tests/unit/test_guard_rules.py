@@ -67,6 +67,11 @@ def files(tmp_path: Path) -> Files:
         ("pressure = memory\nlimit = > 100%\nfor = 1", "can never be true: pressure is 0 to 100"),
         ("pressure = cpu\nshare = full\nlimit = > 1%\nfor = 1", "0.conf:3: [condition c] full can"),
         ("pressure = memory\nlimit = > 9%", "needs for (measure = pressure)"),
+        ("redis = k  # every 5 s\nlimit = > 3", "0.conf:2: redis: 'k  # every 5 s': a comment, or"),
+        (
+            "redis = k\n  mode = shadow\nlimit = > 3",
+            "redis: 'k mode = shadow': a comment, or another",
+        ),
         (REDIS + "limt = > 3", "'limt' is not a key of [condition]; did you mean 'limit'?"),
     ],
 )
