@@ -7,7 +7,7 @@ import pytest
 from conftest import HostMaker
 from host import Host
 from kinds import FOUR
-from product import ACTIVE, Ess
+from product import ACTIVE, INACTIVE, Ess
 from trading import FLAG, Trading
 from waiting import SOON, hold, now_ns, wait_until
 
@@ -187,6 +187,24 @@ def test_a_purge_ends_well_beside_mounts_and_links(trading: Trading) -> None:
         "not-installed",
     )
     assert host.sh("ls -A /var/lib/quantum-ess") == ""
+
+
+def test_a_removal_in_a_chroot_that_has_the_host_s_run(trading: Trading) -> None:
+    """It is another system's package, and this host's emergency stop."""
+    host, ess, root = trading.host, Ess(trading.host), "/srv/root"
+    host.sh(
+        f"mkdir -p {root}; mount -t tmpfs none {root}; cd {root}; mkdir tmp\n"
+        "for each in usr run proc dev var/lib/dpkg; do\n"
+        "mkdir -p $each; mount --bind /$each $each; done\n"
+        "for each in bin lib lib64; do ln -s usr/$each $each; done\n"
+        "cp /var/lib/dpkg/info/quantum-ess.p* tmp"
+    )
+    ess("activate")
+    for script in ("prerm remove", "postrm remove", "postrm purge"):
+        host.run("chroot", root, "/bin/sh", *f"/tmp/quantum-ess.{script}".split())
+    assert host.exists("/run/quantum-ess/plan") and host.exists(FLAG)
+    assert ess("deactivate").stdout.splitlines()[-1] == INACTIVE
+    trading.all_running()
 
 
 def test_install_under_a_flag_that_lies_there(bare_host: Host, deb: Path) -> None:
