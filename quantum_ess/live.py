@@ -12,7 +12,11 @@ from contextlib import suppress
 
 INTERVAL = 1.0  # seconds
 HOME, REST_OF_LINE, REST_OF_SCREEN = "\033[H", "\033[K", "\033[J"
-CLEAR, HIDE, SHOW = "\033[2J", "\033[?25l", "\033[?25h"
+CLEAR = "\033[2J"
+HIDE, SHOW = (
+    "\033[?25l\033[?7l",
+    "\033[?7h\033[?25h",
+)  # the cursor; and a line that is too long is cut
 AGE = re.compile(r" \([^()]* ago\)")
 
 

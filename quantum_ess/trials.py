@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 from quantum_ess.errors import Failed, Usage
@@ -41,10 +42,11 @@ def _proof(args: Namespace) -> int:
 
     units = proof.ready()
     if not args.yes:
-        if not (sys.stdin and sys.stdin.isatty()):
+        if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
             raise Usage("proof stops trading", hint="to do that from a script: proof --yes")
-        print(f"This STOPS TRADING for a while: {' '.join(units)}")
-        print("Go on? Type yes: ", end="", flush=True)
+        ask = partial(print, file=sys.stderr, flush=True)  # stdout may be a file, or a program's
+        ask(f"This STOPS TRADING for a while: {' '.join(units)}")
+        ask("Go on? Type yes: ", end="")
         if sys.stdin.readline().strip() != "yes":  # "" at the end of file
             raise Failed("nothing was done")
     with Progress(quiet=args.json, patience=PATIENCE) as progress:

@@ -323,6 +323,7 @@ def test_a_guard_that_can_t_shut_the_latch_acts_again(
     watch = Watch(Rule(name="c", what="value", mode="enforce", redis="k", limit=limit), 5.0)
     acts = Actions(group)
     acted = [acts.act(watch, "breach") for n in range(3) if watch.take(Reading(n, 11.0, ""))]
+    acts.finish(10)
     assert len(acted) == 2 and not held and watch.tripped
 
 
