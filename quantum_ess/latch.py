@@ -203,15 +203,15 @@ def shared(group: Group) -> bool:
         return False
 
 
-def asked_again(group: Group) -> bool:
-    """True if a member of the stop group found the flag set since `deactivate` was begun: not being
-    root it can't touch that, and leaves a file beside it (libexec/quantum-ess).
+def asked_again(group: Group) -> set[str]:
+    """What members of the stop group who found the flag set have left beside it: a file each, since
+    they can't touch it, it being root's by then (libexec/quantum-ess).
     """
     beside, name = os.path.split(group.flag)
     try:
-        return shared(group) and any(f.startswith(f"{name}.again.") for f in os.listdir(beside))
+        return {f for f in os.listdir(beside) if f.startswith(f"{name}.again.")}
     except OSError:
-        return False
+        return set()
 
 
 def mend_directory(path: str) -> None:

@@ -38,7 +38,6 @@ NO_FLAG = (0, 0)  # libexec/quantum-ess
 WANTED_BY = ("WantedBy", "RequiredBy")
 QUIET = (".slice", ".scope")  # come and go with others
 SKIPPED = "a condition of its own is not met"
-NEVER_BEGUN = "it was never begun: a dependency failed, or a condition is not met"
 ACCOUNT_SECONDS = 5.0  # for an activation's record and trail; usually a third of one
 
 
@@ -69,6 +68,9 @@ class Release:
         who = actor.current() if trigger == "command" else {}
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
         self.started: list[dict[str, object]] = []
+        # By command the launcher has put away what was there before.
+        self.asked = latch.asked_again(group) if trigger == "flag" else set()
+        self.ran: set[str] = set()  # units that are known to have run
         self.early = False
         self.opened = False
         self._look()
@@ -176,6 +178,10 @@ class Release:
         """Whether an activation has found the noted flag set, ever."""
         return any(os.path.lexists(latch.joined_path(self.group, n)) for n in self._numbers())
 
+    def _asked_again(self) -> bool:
+        """Whether a member of the stop group, too, has found it set since this was begun."""
+        return bool(latch.asked_again(self.group) - self.asked)
+
     def _numbers(self) -> set[int]:
         """The flag's, and the one that the incident is named after."""
         last = self.incident.rpartition("-")[2]
@@ -234,14 +240,16 @@ class Release:
         if self.trigger == "flag" and note.get("incident") == self.incident and "running" in note:
             return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
-            more = []
-            if self.record.get("unsure"):
-                self.say("note: systemd had not said what else ran; starting the enabled units too")
-                more = _enabled(manager, self.plan)
-            return list(dict.fromkeys((*self.record["running"], *more)))
+            listed = list(self.record["running"])
+            self.ran.update(self.record.get("ran", listed))
+            if not self.record.get("unsure"):
+                return listed
+            self.say("note: systemd had not said what else ran; starting the enabled units too")
+            return list(dict.fromkeys((*listed, *_enabled(manager, self.plan))))
         if what == "running" and self.early:
             ran = account.ran(self.group)
             if ran is not None:
+                self.ran.update(ran)
                 return ran
             if "running" in note:
                 self.say("note: what ran before is not on record; starting what was to be started")
@@ -283,8 +291,9 @@ class Release:
             number = latch.inode(self.group)
             mine = {"pid": os.getpid()}
             about = {**self.record, "incident": self.incident, "running": units}
+            about["ran"] = sorted(self.ran)
             record.store(self._under_way, {**about, **mine})
-            again = self._joined() > self.joined or latch.asked_again(self.group)
+            again = self._joined() > self.joined or self._asked_again()
             if again or not latch.open_flag(self.group, self.mark):
                 with contextlib.suppress(OSError):
                     if before:  # another was broken off: what it had to start is still to be known
@@ -305,6 +314,8 @@ class Release:
             for note in (*notes, group.marker_told):  # without the last the watch asks Redis
                 with contextlib.suppress(OSError):
                     record.remove(note)
+        if self._asked_again():  # in this very moment: it has found the flag set
+            latch.shut(self.group)
         self._guard()
         held = list(self.group.holders)
         for unit in held:
@@ -345,14 +356,14 @@ class Release:
         try:
             with contextlib.suppress(Refused):
                 manager.reset_failed(name)
-            unit = _row(manager, name)
-            down = unit.active in ("inactive", "failed")  # it may be about to start, for another
-            rested = _left_rest(manager, unit) if down else None
-            if unit.at_rest:
+            if _row(manager, name).at_rest:
                 cgroup.clear(self.plan, name)
-            # A target is nothing but what it wants, and that may be more than what ran.
-            manager.start(name, "ignore-dependencies" if name.endswith(".target") else "replace")
-            problem = self._wait_up(manager, name, began, rested)
+            manager.ended.pop(name, None)
+            if name.endswith(".target") and name in self.ran:
+                self._start_target(manager, name)
+            else:
+                manager.start(name)
+            problem = self._wait_up(manager, name, began)
         except Refused as error:
             problem = str(error)
         self._guard()
@@ -368,6 +379,17 @@ class Release:
         )
         self.started.append({"time": history.now(), "unit": name, "ms": usec // 1000})
         self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
+
+    def _start_target(self, manager: Manager, name: str) -> None:
+        """One that ran, without the protected units that it wants: those that ran are started by
+        themselves, in their order. What else it wants it takes with it.
+        """
+        manager.start(name, "ignore-dependencies")
+        path = manager.load(name)
+        for wanted in (*manager.get(path, "Unit", "Wants"), *manager.get(path, "Unit", "Requires")):
+            if self.plan.match(wanted) is None and not wanted.endswith(QUIET):
+                with contextlib.suppress(Refused):
+                    manager.start(wanted)
 
     def _still_up(self, manager: Manager) -> None:
         """Look once more at what was started first: it may have ended while others took their time.
@@ -398,11 +420,8 @@ class Release:
         stopping = [self.group.halt, self.group.trigger, self.group.activation]
         self._wait_at_rest(manager, stopping, 2.0)
 
-    def _wait_up(self, manager: Manager, name: str, began: float, rested: int | None) -> str:
-        """Why the unit is not up and settled, "" if it is.
-
-        rested: when it had last left its rest before it was to start; None if it was up then.
-        """
+    def _wait_up(self, manager: Manager, name: str, began: float) -> str:
+        """Why the unit is not up and settled, "" if it is."""
         deadline = began + self.plan.duration("resume.timeout_ms", 60000)
         settle = self.plan.duration("resume.settle_ms", 500)
         up_since, invocation = 0.0, None
@@ -419,8 +438,8 @@ class Release:
                 if now - up_since >= settle:
                     return ""
                 pause = min(up_since + settle - now, 0.1)  # any change of state ends it
-            elif unit.at_rest and unit.load == "loaded" and rested == _left_rest(manager, unit):
-                return SKIPPED if _skipped(manager, unit, began) else NEVER_BEGUN
+            elif unit.at_rest and (why := _unbegun(manager, unit, began)):
+                return why
             elif unit.at_rest and _finished(manager, unit):
                 return ""
             elif invocation is not None or unit.at_rest or unit.sub == "auto-restart":
@@ -471,11 +490,6 @@ def _row(manager: Manager, name: str) -> Unit:
     return Unit(name, read("LoadState"), read("ActiveState"), read("SubState"), path, job)
 
 
-def _left_rest(manager: Manager, unit: Unit) -> int:
-    """When it was last about to run (us, CLOCK_MONOTONIC); 0: never in this boot."""
-    return int(manager.get(unit.path, "Unit", "InactiveExitTimestampMonotonic"))
-
-
 def _load_state(manager: Manager, name: str) -> str:
     """LoadState= of a unit, or what keeps it from being started."""
     try:
@@ -504,13 +518,19 @@ def _oneshot(manager: Manager, unit: Unit) -> bool:
     return service and manager.get(unit.path, "Service", "Type") == "oneshot"
 
 
-def _skipped(manager: Manager, unit: Unit, began: float) -> bool:
-    """True for a oneshot that was to start since `began`, and by its own condition had nothing to
-    do: one for a first boot, say. To PID 1 that is a success.
+def _unbegun(manager: Manager, unit: Unit, began: float) -> str:
+    """Why PID 1 did not begin a unit that was to start since `began`; "" if it did.
+
+    SKIPPED, which to PID 1 is a success, for a oneshot that has nothing to do: one for a first
+    boot, say. What nothing refers to PID 1 forgets at once: then the job's result alone is known.
     """
-    if manager.get(unit.path, "Unit", "ConditionTimestampMonotonic") < 1e6 * began:
-        return False
-    return _oneshot(manager, unit) and not manager.get(unit.path, "Unit", "ConditionResult")
+    ended = manager.ended.get(unit.name, "")
+    if ended in ("dependency", "assert", "invalid", "unsupported"):
+        return f"it was never begun: {ended} (systemctl status {short(unit.name)})"
+    looked = manager.get(unit.path, "Unit", "ConditionTimestampMonotonic") >= 1e6 * began
+    if looked and not manager.get(unit.path, "Unit", "ConditionResult"):
+        return SKIPPED if _oneshot(manager, unit) else f"it was never begun: {SKIPPED}"
+    return ""
 
 
 def _result(manager: Manager, unit: Unit) -> str:

@@ -79,6 +79,7 @@ class Manager:
         Raises Unreachable.
         """
         self.timeout = timeout
+        self.ended: dict[str, str] = {}  # unit: result of its last job that was seen to end
         self._again = again
         self._connect((SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS))
 
@@ -195,7 +196,11 @@ class Manager:
     def _next(self) -> Message | None:
         """The next whole message that has come, None if there is none yet. Raises Unreachable."""
         try:
-            return self._parser.get_next_message()
+            message = self._parser.get_next_message()
+            if message and message.header.fields.get(HeaderFields.member) == "JobRemoved":
+                _, _, unit, result = message.body
+                self.ended[str(unit)] = str(result)
+            return message
         except Exception as error:  # jeepney trusts its peer: garbage raises whatever comes first
             raise Unreachable(f"PID 1 sent what is not D-Bus: {error!r}") from error
 

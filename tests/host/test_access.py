@@ -440,11 +440,28 @@ def test_an_activation_meanwhile_wins(market: Trading, who: str) -> None:
     release = host.spawn("quantum-ess", "deactivate")
     wait_until(lambda: host.sh("pgrep -f '[c]ontroller deactivate' || :"), SOON, "the release")
     time.sleep(0.5)  # by now it may wait for the record: a release of any stage has to give way
-    assert ess("activate", user=None if who == "root" else who).stdout.splitlines()[0] == ACTIVE
+    activation = host.spawn("quantum-ess", "activate", user=None if who == "root" else who)
+    if who == MEMBER:  # nor does a second deactivation undo that
+        wait_until(lambda: host.sh(f"ls {FLAG}.again.* 2>/dev/null || :"), SOON, "the word")
+        second = ess("deactivate", check=False)
+        assert "another deactivation is running" in second.stderr, second
+    assert activation.communicate(timeout=SOON)[0].splitlines()[0] == ACTIVE
     said = release.communicate(timeout=SOON)
     assert release.returncode == NOT_RELEASED, said
     assert ess.first_line() == ACTIVE
     assert not market.born_after(began)
+
+
+def test_a_member_s_word_of_before_a_removal(market: Trading) -> None:
+    """The flag's removal is a release like any other: what was said before it is over."""
+    host, ess = market.host, Ess(market.host)
+    ess("activate")
+    ess.wait_complete()
+    assert ess("activate", user=MEMBER).returncode == DONE
+    assert host.sh(f"ls {FLAG}.again.*")
+    host.run("rm", FLAG)
+    market.all_running()
+    assert not ess.named("release-superseded")
 
 
 def test_the_right_goes_at_once_though_the_disk_hangs(market: Trading) -> None:

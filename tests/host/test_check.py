@@ -302,12 +302,9 @@ def test_the_host_around(trading: Trading) -> None:
             f"mkdir -p $(dirname {DROP_IN}); printf '[resume]\\nsettle = 2s\\n' >{DROP_IN}",
             "systemctl daemon-reload",
         ),
-        (
-            "config-not-in-force",  # what is guarded is not in the plan
-            f"mkdir -p $(dirname {DROP_IN}); printf '{GUARDED}' >{DROP_IN}",
-            f"rm {DROP_IN}",
-        ),
         ("config-error", f"echo '[x]' >{DROP_IN}", f"rm {DROP_IN}; systemctl daemon-reload"),
+        # What is guarded is not in the plan.
+        ("config-not-in-force", f"printf '{GUARDED}' >{DROP_IN}", f"rm {DROP_IN}"),
         (
             "journal-volatile",
             f"mkdir -p $(dirname {journald}); printf '[Journal]\\nStorage=volatile\\n' >{journald}",

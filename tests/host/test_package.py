@@ -200,6 +200,11 @@ def test_a_removal_in_a_chroot_that_has_the_host_s_run(trading: Trading) -> None
         "cp /var/lib/dpkg/info/quantum-ess.p* tmp"
     )
     ess("activate")
+    # That system's own record is on its own disk: its next boot would trade.
+    host.sh(f"mkdir -p {root}/var/lib/quantum-ess; touch {root}/var/lib/quantum-ess/latched")
+    prerm = ("chroot", root, "/bin/sh", "/tmp/quantum-ess.prerm", "remove")
+    assert "not removed" in host.run(*prerm, check=False).stderr
+    host.sh(f"rm {root}/var/lib/quantum-ess/latched")
     for script in ("prerm remove", "postrm remove", "postrm purge"):
         host.run("chroot", root, "/bin/sh", *f"/tmp/quantum-ess.{script}".split())
     assert host.exists("/run/quantum-ess/plan") and host.exists(FLAG)

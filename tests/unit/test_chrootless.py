@@ -47,3 +47,20 @@ def test_another_root(tmp_path: Path, script: str, argument: str, does: list[str
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert said.read_text().splitlines() == does
+
+
+@pytest.mark.parametrize(("script", "argument"), [("prerm", "remove"), ("postrm", "remove")])
+def test_another_root_that_is_latched(tmp_path: Path, script: str, argument: str) -> None:
+    """Its record is on its disk, and its next boot would trade without the package."""
+    record = tmp_path / "var/lib/quantum-ess/latched"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    done = subprocess.run(
+        ["/bin/sh", str(HERE / f"debian/quantum-ess.{script}"), argument],
+        env={"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "quantum-ess: " in done.stderr and record.exists()
