@@ -487,9 +487,12 @@ def _running(
     # systemd forgets a unit that is at rest and not referred to, and with it when it came to rest.
     boottime = _ahead(time.CLOCK_BOOTTIME)
     # Of a flag that PID 1 does not see (a symlink that dangles) too. A release removes these words.
+    # What is in a protected slice has no name in the plan.
+    slices = any(entry.name.endswith(".slice") for entry in plan.protect)
     for when, alive in _first_blows(group):
         if when - boottime >= began - LATE:
-            running.update(unit for unit in alive if plan.match(unit))
+            names = [name for name in alive if slices or plan.match(name)]
+            running.update(name for name in names if plan.match(name) or not plan.keeps(name))
     try:
         from quantum_ess import systemd  # jeepney may be broken: the record must not depend on it
 

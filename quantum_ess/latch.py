@@ -205,13 +205,23 @@ def shared(group: Group) -> bool:
 
 def asked_again(group: Group) -> set[str]:
     """What members of the stop group who found the flag set have left beside it: a file each, since
-    they can't touch it, it being root's by then (libexec/quantum-ess).
+    they can't touch it, it being root's by then (libexec/quantum-ess). Absolute paths.
     """
     beside, name = os.path.split(group.flag)
     try:
-        return {f for f in os.listdir(beside) if f.startswith(f"{name}.again.")}
+        return {f"{beside}/{f}" for f in os.listdir(beside) if f.startswith(f"{name}.again.")}
     except OSError:
         return set()
+
+
+def forget_words(group: Group) -> set[str]:
+    """Remove those; the ones that can't be removed."""
+    for path in asked_again(group):
+        try:
+            os.unlink(path)
+        except OSError:
+            continue  # a directory, say
+    return asked_again(group)
 
 
 def mend_directory(path: str) -> None:

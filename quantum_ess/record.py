@@ -118,11 +118,13 @@ def _checked(data: dict[str, Any]) -> Record:
         kept["since"] = data["since"]
     if isinstance(data.get("actor"), dict):
         kept["actor"] = _actor(data["actor"])
-    for key in ("running", "living"):
+    for key in ("running", "living", "ran"):
         if isinstance(data.get(key), list):
             names = [u for u in data[key] if isinstance(u, str) and UNIT.fullmatch(u)]
             if names or not data[key]:  # else it does not say "none"
                 kept[key] = names
+    if data.get("unsure") is True:
+        kept["unsure"] = True
     for key in ("stop_ms", "epoch", "monotonic"):
         value = data.get(key)
         if isinstance(value, int | float) and -1e12 < value < 1e12 and math.isfinite(value):

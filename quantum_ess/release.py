@@ -69,7 +69,7 @@ class Release:
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
         self.started: list[dict[str, object]] = []
         # By command the launcher has put away what was there before.
-        self.asked = latch.asked_again(group) if trigger == "flag" else set()
+        self.asked = latch.forget_words(group) if trigger == "flag" else set()
         self.ran: set[str] = set()  # units that are known to have run
         self.early = False
         self.opened = False
@@ -178,9 +178,18 @@ class Release:
         """Whether an activation has found the noted flag set, ever."""
         return any(os.path.lexists(latch.joined_path(self.group, n)) for n in self._numbers())
 
-    def _asked_again(self) -> bool:
-        """Whether a member of the stop group, too, has found it set since this was begun."""
-        return bool(latch.asked_again(self.group) - self.asked)
+    def _asked_again(self) -> set[str]:
+        """What members of the stop group have left who found it set since this was begun."""
+        return latch.asked_again(self.group) - self.asked
+
+    def _set_for(self, word: str) -> None:
+        """Set the flag again, for the member who left that."""
+        flag = latch.shut(self.group)
+        if flag.created and flag.inode is not None:
+            with contextlib.suppress(OSError):
+                uid = os.lstat(word).st_uid
+                claim = {"trigger": "flag", "actor": actor.user(uid)}
+                record.store(record.claim_path(self.group, flag.inode), claim)
 
     def _numbers(self) -> set[int]:
         """The flag's, and the one that the incident is named after."""
@@ -211,6 +220,7 @@ class Release:
             for number in self._numbers():
                 record.remove(record.claim_path(self.group, number))
                 record.remove(latch.joined_path(self.group, number))
+        latch.forget_words(self.group)
         refresh.metrics()
         for note in notes:
             self.say(f"note: {note}")
@@ -238,6 +248,7 @@ class Release:
             return []
         note = record.load(self._under_way) or {}
         if self.trigger == "flag" and note.get("incident") == self.incident and "running" in note:
+            self.ran.update(note.get("ran", ()))
             return list(note["running"])  # of a command that was broken off: it knew what to start
         if what == "running" and "running" in self.record:
             listed = list(self.record["running"])
@@ -252,6 +263,7 @@ class Release:
                 self.ran.update(ran)
                 return ran
             if "running" in note:
+                self.ran.update(note.get("ran", ()))
                 self.say("note: what ran before is not on record; starting what was to be started")
                 return list(note["running"])
         if what == "running":
@@ -314,8 +326,8 @@ class Release:
             for note in (*notes, group.marker_told):  # without the last the watch asks Redis
                 with contextlib.suppress(OSError):
                     record.remove(note)
-        if self._asked_again():  # in this very moment: it has found the flag set
-            latch.shut(self.group)
+        if words := self._asked_again():  # in this very moment: it has found the flag set
+            self._set_for(min(words))
         self._guard()
         held = list(self.group.holders)
         for unit in held:
@@ -358,12 +370,11 @@ class Release:
                 manager.reset_failed(name)
             if _row(manager, name).at_rest:
                 cgroup.clear(self.plan, name)
-            manager.ended.pop(name, None)
             if name.endswith(".target") and name in self.ran:
-                self._start_target(manager, name)
+                job = self._start_target(manager, name)
             else:
-                manager.start(name)
-            problem = self._wait_up(manager, name, began)
+                job = manager.start(name)
+            problem = self._wait_up(manager, name, began, job)
         except Refused as error:
             problem = str(error)
         self._guard()
@@ -380,16 +391,19 @@ class Release:
         self.started.append({"time": history.now(), "unit": name, "ms": usec // 1000})
         self.say(f"started {short(name)} ({usec / 1e6:.2f} s)")
 
-    def _start_target(self, manager: Manager, name: str) -> None:
+    def _start_target(self, manager: Manager, name: str) -> str:
         """One that ran, without the protected units that it wants: those that ran are started by
         themselves, in their order. What else it wants it takes with it.
         """
-        manager.start(name, "ignore-dependencies")
         path = manager.load(name)
-        for wanted in (*manager.get(path, "Unit", "Wants"), *manager.get(path, "Unit", "Requires")):
-            if self.plan.match(wanted) is None and not wanted.endswith(QUIET):
+        wants = (*manager.get(path, "Unit", "Wants"), *manager.get(path, "Unit", "Requires"))
+        protected = {unit.name for unit in covered(manager, self.plan)}
+        job = manager.start(name, "ignore-dependencies")
+        for wanted in wants:
+            if not (wanted in protected or self.plan.match(wanted) or wanted.endswith(QUIET)):
                 with contextlib.suppress(Refused):
                     manager.start(wanted)
+        return job
 
     def _still_up(self, manager: Manager) -> None:
         """Look once more at what was started first: it may have ended while others took their time.
@@ -420,8 +434,8 @@ class Release:
         stopping = [self.group.halt, self.group.trigger, self.group.activation]
         self._wait_at_rest(manager, stopping, 2.0)
 
-    def _wait_up(self, manager: Manager, name: str, began: float) -> str:
-        """Why the unit is not up and settled, "" if it is."""
+    def _wait_up(self, manager: Manager, name: str, began: float, job: str) -> str:
+        """Why the unit is not up and settled, "" if it is. began, job: of its start."""
         deadline = began + self.plan.duration("resume.timeout_ms", 60000)
         settle = self.plan.duration("resume.settle_ms", 500)
         up_since, invocation = 0.0, None
@@ -438,7 +452,7 @@ class Release:
                 if now - up_since >= settle:
                     return ""
                 pause = min(up_since + settle - now, 0.1)  # any change of state ends it
-            elif unit.at_rest and (why := _unbegun(manager, unit, began)):
+            elif unit.at_rest and (why := _unbegun(manager, unit, began, job)):
                 return why
             elif unit.at_rest and _finished(manager, unit):
                 return ""
@@ -518,19 +532,21 @@ def _oneshot(manager: Manager, unit: Unit) -> bool:
     return service and manager.get(unit.path, "Service", "Type") == "oneshot"
 
 
-def _unbegun(manager: Manager, unit: Unit, began: float) -> str:
-    """Why PID 1 did not begin a unit that was to start since `began`; "" if it did.
+def _unbegun(manager: Manager, unit: Unit, began: float, job: str) -> str:
+    """Why PID 1 did not begin a unit that was to start since `began`, by that job; "" if it did.
 
     SKIPPED, which to PID 1 is a success, for a oneshot that has nothing to do: one for a first
     boot, say. What nothing refers to PID 1 forgets at once: then the job's result alone is known.
     """
-    ended = manager.ended.get(unit.name, "")
-    if ended in ("dependency", "assert", "invalid", "unsupported"):
-        return f"it was never begun: {ended} (systemctl status {short(unit.name)})"
-    looked = manager.get(unit.path, "Unit", "ConditionTimestampMonotonic") >= 1e6 * began
-    if looked and not manager.get(unit.path, "Unit", "ConditionResult"):
+    read: Callable[[str], Any] = lambda key: manager.get(unit.path, "Unit", key)  # noqa: E731
+    ended = manager.ended.get(job)
+    if read("ConditionTimestampMonotonic") >= 1e6 * began and not read("ConditionResult"):
         return SKIPPED if _oneshot(manager, unit) else f"it was never begun: {SKIPPED}"
-    return ""
+    if ended == "done" or unit.active == "failed":
+        return ""
+    if not ended and read("InactiveExitTimestampMonotonic") >= 1e6 * began:
+        return ""  # not heard of, as in a daemon-reexec
+    return f"its start came to nothing: {ended or 'PID 1 did not say why'}"
 
 
 def _result(manager: Manager, unit: Unit) -> str:

@@ -79,7 +79,7 @@ class Manager:
         Raises Unreachable.
         """
         self.timeout = timeout
-        self.ended: dict[str, str] = {}  # unit: result of its last job that was seen to end
+        self.ended: dict[str, str] = {}  # start job of ours: its result, "" until it has ended
         self._again = again
         self._connect((SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS))
 
@@ -198,8 +198,9 @@ class Manager:
         try:
             message = self._parser.get_next_message()
             if message and message.header.fields.get(HeaderFields.member) == "JobRemoved":
-                _, _, unit, result = message.body
-                self.ended[str(unit)] = str(result)
+                _, job, _, result = message.body
+                if job in self.ended:
+                    self.ended[job] = str(result)
             return message
         except Exception as error:  # jeepney trusts its peer: garbage raises whatever comes first
             raise Unreachable(f"PID 1 sent what is not D-Bus: {error!r}") from error
@@ -265,9 +266,12 @@ class Manager:
         """Queue a stop job; by default one that no start job can replace."""
         self._manager("StopUnit", "ss", unit, mode)
 
-    def start(self, unit: str, mode: str = "replace") -> None:
-        """Queue a start job."""
-        self._manager("StartUnit", "ss", unit, mode)
+    def start(self, unit: str, mode: str = "replace") -> str:
+        """Queue a start job; its object path, by which `ended` has its result."""
+        reply = self._manager("StartUnit", "ss", unit, mode)
+        job = str(reply[0]) if reply else ""
+        self.ended[job] = ""
+        return job
 
     def restart(self, unit: str) -> None:
         """Queue a job that starts the unit afresh, also if it is just being started."""

@@ -272,7 +272,7 @@ def test_a_oneshot_of_which_a_dependency_fails(host: Host) -> None:
     host.run("touch", "/run/broken")
     refused = ess("deactivate", check=False)
     assert refused.returncode == NOT_RELEASED, refused
-    assert "prepare did not come up: it was never begun: dependency" in refused.stderr
+    assert "prepare did not come up: its start came to nothing: dependency" in refused.stderr
     assert ess.latched() and not ess.named("started")
     host.run("rm", "/run/broken")
     assert "started prepare" in ess("deactivate").stdout
@@ -305,7 +305,7 @@ def test_a_oneshot_that_another_one_wants(host: Host) -> None:
     host.run("touch", "/run/broken")
     refused = ess("deactivate", check=False)
     assert refused.returncode == NOT_RELEASED, refused
-    assert "started quantum-governor" in refused.stdout and "never begun" in refused.stderr
+    assert "started quantum-governor" in refused.stdout and "came to nothing" in refused.stderr
 
 
 def test_a_target_starts_no_more_than_what_ran(host: Host) -> None:
@@ -329,6 +329,35 @@ def test_a_target_starts_no_more_than_what_ran(host: Host) -> None:
     ess.configure(f"[protect]\nunits = {' '.join(FOUR[:3])}\n")
     ess("activate")
     assert "note: quantum-apply-layer runs too" in ess("deactivate").stdout
+    host.sh(f"rm /etc/systemd/system/{FOUR[0]}.d/w.conf")
+    for unit in FOUR[:3]:
+        host.write_file(
+            f"/etc/systemd/system/{unit}.d/slice.conf", "[Service]\nSlice=market.slice\n"
+        )
+    ess.configure("[protect]\nunits = trade.target market.slice\n")
+    host.run("systemctl", "restart", *FOUR[:2])
+    host.run("systemctl", "start", "trade.target")
+    trading.put_down(FOUR[2])
+    ess("activate")
+    assert "quantum-apply-layer" not in ess("deactivate").stdout
+    assert trading.states(*FOUR[:3]) == {**dict.fromkeys(FOUR[:2], "active"), FOUR[2]: "inactive"}
+
+
+def test_a_oneshot_that_fails_and_is_forgotten(host: Host) -> None:
+    """PID 1 keeps nothing of it: it is the job's result that tells."""
+    ends = "/bin/sh -c 'test -e /run/again || exec sleep 1000; exit 1'"
+    unit = service(ends, "Type=oneshot", "Slice=trading.slice")
+    unit = unit.replace("[Unit]", "[Unit]\nCollectMode=inactive-or-failed")
+    host.write_file("/etc/systemd/system/batch.service", unit)
+    ess = Ess(host)
+    ess.configure("[protect]\nunits = trading.slice\n[resume]\nsettle = 50ms\n")
+    host.run("systemctl", "start", "--no-block", "batch.service")
+    wait_until(lambda: host.processes("batch.service"), SOON, "it is at it")
+    assert ess("activate").returncode == DONE
+    host.run("touch", "/run/again")
+    refused = ess("deactivate", check=False)
+    assert refused.returncode == NOT_RELEASED, refused
+    assert "batch did not come up" in refused.stderr and "started batch" not in refused.stdout
 
 
 def test_an_enabled_target_brings_what_it_wants(host: Host) -> None:

@@ -227,6 +227,23 @@ def test_what_has_no_process_and_a_hung_pid_1(host: Host) -> None:
     assert host.unit_state(timer) == "active"
 
 
+def test_a_timer_beside_a_service_and_a_hung_pid_1(host: Host) -> None:
+    """That the service was alive does not say that no timer ran: those enabled are started too."""
+    ess, trading = Ess(host), Trading(host, {FOUR[0]: "normal"})
+    trading.write_unit("rebalance.service", service("/bin/true"))
+    timer = "[Timer]\nOnActiveSec=1h\n[Install]\nWantedBy=timers.target\n"
+    trading.write_unit("rebalance.timer", timer)
+    ess.configure(OWN.format(f"{FOUR[0]} rebalance rebalance.timer"))
+    trading.start()
+    host.run("systemctl", "enable", "--now", "rebalance.timer")
+    with host.frozen():
+        assert ess("activate", check=False).returncode == INCOMPLETE
+    ess.wait_idle()
+    said = ess("deactivate").stdout
+    assert "note: systemd had not said what else ran" in said
+    assert "started rebalance.timer" in said and "started quantum-ai-engine" in said
+
+
 def test_half_an_answer_of_what_ran(host: Host) -> None:
     """Of a unit that has "end" in its name: it is not the answer's."""
     Ess(host).configure(OWN.format("quantum-sender"))
