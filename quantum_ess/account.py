@@ -329,6 +329,8 @@ def _record(
             ours["running"] = running
             if account.unknown and not processes:  # a timer, say, is no process
                 ours["unsure"] = True
+            if listed := only_listed(group) - set(outcome.strike.hit):
+                ours["ran"] = [name for name in running if name not in listed]
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     keys = ("since", "boot_id") if told else ("boot_id",)
     first = {key: existing[key] for key in keys if existing and existing.get(key)}
@@ -535,6 +537,15 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
     stamp = _stamp(manager, path, "InactiveExitTimestampMonotonic") - MARGIN
     active = manager.get(path, "Unit", "ActiveState") == "active"
     return stamp if began - (SLOW if active else RECENT) < stamp < began else began
+
+
+def only_listed(group: Group) -> set[str]:
+    """Units that a release which is under way, or was broken off, is to start though nobody knows
+    that they ran: the enabled ones.
+    """
+    note = record.load(group.run + "/releasing") or {}
+    running: list[str] = note.get("running", [])
+    return set(running) - set(note.get("ran", running))
 
 
 def ran(group: Group) -> list[str] | None:

@@ -214,16 +214,6 @@ def asked_again(group: Group) -> set[str]:
         return set()
 
 
-def forget_words(group: Group) -> set[str]:
-    """Remove those; the ones that can't be removed."""
-    for path in asked_again(group):
-        try:
-            os.unlink(path)
-        except OSError:
-            continue  # a directory, say
-    return asked_again(group)
-
-
 def mend_directory(path: str) -> None:
     """Make sure that path is a directory of its own, not a link to somewhere else. OSError."""
     try:

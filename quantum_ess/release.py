@@ -7,6 +7,7 @@ before every step. A unit that does not come up latches everything again.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -69,7 +70,7 @@ class Release:
         self.about: dict[str, Any] = {"trigger": trigger, "reason": reason, "actor": who}
         self.started: list[dict[str, object]] = []
         # By command the launcher has put away what was there before.
-        self.asked = latch.forget_words(group) if trigger == "flag" else set()
+        self.asked = latch.asked_again(group) if trigger == "flag" else set()
         self.ran: set[str] = set()  # units that are known to have run
         self.early = False
         self.opened = False
@@ -97,6 +98,9 @@ class Release:
         Raises NotReleased: PID 1 does not answer, an activation won, or a unit failed to come up.
         """
         began = time.monotonic()
+        for word in self.asked:
+            with contextlib.suppress(OSError):
+                os.unlink(word)
         try:
             try:
                 notes = self._carry_out(start)
@@ -187,9 +191,10 @@ class Release:
         flag = latch.shut(self.group)
         if flag.created and flag.inode is not None:
             with contextlib.suppress(OSError):
-                uid = os.lstat(word).st_uid
-                claim = {"trigger": "flag", "actor": actor.user(uid)}
-                record.store(record.claim_path(self.group, flag.inode), claim)
+                # In one line, as libexec/strike has it: `halt` may read it.
+                claim = {"trigger": "flag", "actor": {"uid": os.lstat(word).st_uid}}
+                path = record.claim_path(self.group, flag.inode)
+                record.write(path, json.dumps(claim).encode() + b"\n")
 
     def _numbers(self) -> set[int]:
         """The flag's, and the one that the incident is named after."""
@@ -220,7 +225,6 @@ class Release:
             for number in self._numbers():
                 record.remove(record.claim_path(self.group, number))
                 record.remove(latch.joined_path(self.group, number))
-        latch.forget_words(self.group)
         refresh.metrics()
         for note in notes:
             self.say(f"note: {note}")
@@ -260,7 +264,7 @@ class Release:
         if what == "running" and self.early:
             ran = account.ran(self.group)
             if ran is not None:
-                self.ran.update(ran)
+                self.ran.update(set(ran) - account.only_listed(self.group))
                 return ran
             if "running" in note:
                 self.ran.update(note.get("ran", ()))
@@ -542,10 +546,10 @@ def _unbegun(manager: Manager, unit: Unit, began: float, job: str) -> str:
     ended = manager.ended.get(job)
     if read("ConditionTimestampMonotonic") >= 1e6 * began and not read("ConditionResult"):
         return SKIPPED if _oneshot(manager, unit) else f"it was never begun: {SKIPPED}"
-    if ended == "done" or unit.active == "failed":
-        return ""
+    if ended in ("done", None) or unit.active == "failed":
+        return ""  # None: lost in a daemon-reexec
     if not ended and read("InactiveExitTimestampMonotonic") >= 1e6 * began:
-        return ""  # not heard of, as in a daemon-reexec
+        return ""
     return f"its start came to nothing: {ended or 'PID 1 did not say why'}"
 
 

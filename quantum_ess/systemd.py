@@ -79,7 +79,8 @@ class Manager:
         Raises Unreachable.
         """
         self.timeout = timeout
-        self.ended: dict[str, str] = {}  # start job of ours: its result, "" until it has ended
+        self.ended: dict[str, str] = {}  # start job of ours: its result, "" until it has ended;
+        # nothing, once another connection had to be made
         self._again = again
         self._connect((SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS))
 
@@ -121,6 +122,10 @@ class Manager:
             "/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus"
         )
         self.call(new_method_call(driver, "Hello"))
+        # What PID 1 says by itself on its own socket, here it has to be asked for.
+        rule = f"type='signal',interface='{MANAGER}',member='JobRemoved'"
+        self.call(new_method_call(driver, "AddMatch", "s", (rule,)))
+        self._manager("Subscribe")
 
     def __enter__(self) -> Manager:
         return self
@@ -135,6 +140,7 @@ class Manager:
     def _connect_again(self) -> None:
         """PID 1 is there again in some tenths of a second. Raises Unreachable."""
         self.close()
+        self.ended.clear()
         deadline = time.monotonic() + self.timeout
         while True:
             try:

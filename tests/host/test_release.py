@@ -376,8 +376,10 @@ def test_an_enabled_target_brings_what_it_wants(host: Host) -> None:
     trading.all_running()
 
 
-@pytest.mark.parametrize("takes", ["0", "0.5"])
-def test_a_oneshot_that_systemd_forgets(host: Host, takes: str) -> None:
+@pytest.mark.parametrize(
+    ("takes", "by"), [("0", "private"), ("0.5", "private"), ("0", "the bus"), ("0.5", "the bus")]
+)
+def test_a_oneshot_that_systemd_forgets(host: Host, takes: str, by: str) -> None:
     """Nothing refers to it: once it has ended nobody can say any more that it ran."""
     waits = f"/bin/sh -c 'test -e /run/again && exec sleep {takes}; exec sleep 1000'"
     unit = service(waits, "Type=oneshot", "Slice=trading.slice")
@@ -388,6 +390,8 @@ def test_a_oneshot_that_systemd_forgets(host: Host, takes: str) -> None:
     wait_until(lambda: host.processes("batch.service"), SOON, "it is at it")
     assert ess("activate").returncode == DONE
     host.run("touch", "/run/again")
+    if by == "the bus":
+        host.run("mv", "/run/systemd/private", "/run/systemd/away")
     assert "started batch" in ess("deactivate").stdout
 
 
