@@ -45,7 +45,8 @@ class Confined:
             host.remains.cgroups.append(self.directory)  # who enters joins it; removed with it
             (self.directory / "payload").mkdir(parents=True, exist_ok=True)
             for pid in host.remains.processes():
-                (self.directory / "payload/cgroup.procs").write_text(str(pid))
+                with contextlib.suppress(ProcessLookupError):  # it has ended since it was listed
+                    (self.directory / "payload/cgroup.procs").write_text(str(pid))
         else:
             root = cgroup_roots()[0]
             (root / "cgroup.subtree_control").write_text(f"+{controller}")
