@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
@@ -124,8 +125,9 @@ class Manager:
         self.call(new_method_call(driver, "Hello"))
         # What PID 1 says by itself on its own socket, here it has to be asked for.
         rule = f"type='signal',interface='{MANAGER}',member='JobRemoved'"
-        self.call(new_method_call(driver, "AddMatch", "s", (rule,)))
-        self._manager("Subscribe")
+        with suppress(Refused):
+            self.call(new_method_call(driver, "AddMatch", "s", (rule,)))
+            self._manager("Subscribe")
 
     def __enter__(self) -> Manager:
         return self
