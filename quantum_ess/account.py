@@ -50,6 +50,9 @@ class Account:
         self.shutdown = False  # the host is shutting down
         self.unknown = False  # PID 1 has not said what ran
         self.latched = True  # by flag or record
+        self.listed: set[str] = (
+            set()
+        )  # units that a release was to start; nobody knows that they ran
         self.killed: list[str] = []  # by a stop of that time; what ran before it is not known
         self.over = False  # it was released before it could be accounted for
         self.problems: list[str] = []  # what should have worked and did not
@@ -329,8 +332,8 @@ def _record(
             ours["running"] = running
             if account.unknown and not processes:  # a timer, say, is no process
                 ours["unsure"] = True
-            if listed := only_listed(group) - set(outcome.strike.hit):
-                ours["ran"] = [name for name in running if name not in listed]
+            if account.listed:
+                ours["ran"] = [name for name in running if name not in account.listed]
     # What `halt` or an interrupted activation has written says when, and no more than we know.
     keys = ("since", "boot_id") if told else ("boot_id",)
     first = {key: existing[key] for key in keys if existing and existing.get(key)}
@@ -521,6 +524,8 @@ def _running(
     except Exception as error:  # also whatever a broken module raises on import
         account.unknown = True
         account.problems.append(f"units that ran are not fully known: {error}")
+    told = (record.load(group.run + "/releasing") or {}).get("ran", left)
+    account.listed = set(left) - running - set(told)
     running |= set(left)
     return sorted(running, key=lambda name: (plan.position(name), name))
 
@@ -539,17 +544,9 @@ def _first_reaction(manager: Manager, group: Group, began: float) -> float:
     return stamp if began - (SLOW if active else RECENT) < stamp < began else began
 
 
-def only_listed(group: Group) -> set[str]:
-    """Units that a release which is under way, or was broken off, is to start though nobody knows
-    that they ran: the enabled ones.
-    """
-    note = record.load(group.run + "/releasing") or {}
-    running: list[str] = note.get("running", [])
-    return set(running) - set(note.get("ran", running))
-
-
-def ran(group: Group) -> list[str] | None:
-    """Units that ran when the flag was set, in the order of restart, of a stop not yet on record.
+def ran(group: Group) -> tuple[list[str], set[str]] | None:
+    """Units that ran when the flag was set, in the order of restart, of a stop not yet on record;
+    and those of them that are known to have run, not only to be started by a release.
 
     None if that can't be known, or if no blow is: then nobody has carried it out.
     """
@@ -562,7 +559,7 @@ def ran(group: Group) -> list[str] | None:
     began = _began(group, latch.since(group)[1], stop.flag.monotonic, stop.strike.began)
     running = _running(group, stop, began, [], account)
     known = running or not os.path.lexists(group.restored)  # as in _record
-    return running if known and not account.problems else None
+    return (running, set(running) - account.listed) if known and not account.problems else None
 
 
 def _modified(path: str) -> float | None:

@@ -31,7 +31,7 @@ from quantum_ess.errors import NotReleased
 from quantum_ess.group import Group
 from quantum_ess.plan import Plan
 from quantum_ess.progress import Progress
-from quantum_ess.systemd import Manager, Refused, Unit, Unreachable, covered
+from quantum_ess.systemd import LOST, PENDING, Manager, Refused, Unit, Unreachable, covered
 from quantum_ess.trail import Trail, flush, short
 
 UP = ("active", "reloading", "refreshing")  # systemd's UNIT_IS_ACTIVE_OR_RELOADING
@@ -264,8 +264,8 @@ class Release:
         if what == "running" and self.early:
             ran = account.ran(self.group)
             if ran is not None:
-                self.ran.update(set(ran) - account.only_listed(self.group))
-                return ran
+                self.ran.update(ran[1])
+                return ran[0]
             if "running" in note:
                 self.ran.update(note.get("ran", ()))
                 self.say("note: what ran before is not on record; starting what was to be started")
@@ -543,13 +543,14 @@ def _unbegun(manager: Manager, unit: Unit, began: float, job: str) -> str:
     boot, say. What nothing refers to PID 1 forgets at once: then the job's result alone is known.
     """
     read: Callable[[str], Any] = lambda key: manager.get(unit.path, "Unit", key)  # noqa: E731
-    ended = manager.ended.get(job)
+    ended = manager.ended.get(job, PENDING)
     if read("ConditionTimestampMonotonic") >= 1e6 * began and not read("ConditionResult"):
         return SKIPPED if _oneshot(manager, unit) else f"it was never begun: {SKIPPED}"
-    if ended in ("done", None) or unit.active == "failed":
-        return ""  # None: lost in a daemon-reexec
-    if not ended and read("InactiveExitTimestampMonotonic") >= 1e6 * began:
+    if ended == "done" or unit.active == "failed":
         return ""
+    left_rest = read("InactiveExitTimestampMonotonic")
+    if ended in (PENDING, LOST) and (left_rest >= 1e6 * began or (ended == LOST and not left_rest)):
+        return ""  # not heard of; or forgotten as well, which what was not begun would not be
     return f"its start came to nothing: {ended or 'PID 1 did not say why'}"
 
 

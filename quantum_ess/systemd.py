@@ -39,6 +39,10 @@ class Refused(Exception):
     """PID 1 answered with an error: D-Bus error name, then its text."""
 
 
+PENDING, LOST = (
+    "",
+    "lost",
+)  # of a job: its end is not heard of yet, or was to be by a lost connection
 KINDS_IN_SLICES = ("service", "scope", "socket", "mount", "swap")  # systemd.resource-control(5)
 
 
@@ -80,8 +84,8 @@ class Manager:
         Raises Unreachable.
         """
         self.timeout = timeout
-        self.ended: dict[str, str] = {}  # start job of ours: its result, "" until it has ended;
-        # nothing, once another connection had to be made
+        self.ended: dict[str, str] = {}  # start job of ours: its result
+        self._peer: str | None = None  # who answers: no name on PID 1's own socket
         self._again = again
         self._connect((SYSTEM_BUS,) if bus else (PRIVATE, SYSTEM_BUS))
 
@@ -124,7 +128,7 @@ class Manager:
         )
         self.call(new_method_call(driver, "Hello"))
         # What PID 1 says by itself on its own socket, here it has to be asked for.
-        rule = f"type='signal',interface='{MANAGER}',member='JobRemoved'"
+        rule = f"type='signal',sender='{DESTINATION}',interface='{MANAGER}',member='JobRemoved'"
         with suppress(Refused):
             self.call(new_method_call(driver, "AddMatch", "s", (rule,)))
             self._manager("Subscribe")
@@ -142,7 +146,7 @@ class Manager:
     def _connect_again(self) -> None:
         """PID 1 is there again in some tenths of a second. Raises Unreachable."""
         self.close()
-        self.ended.clear()
+        self.ended = {job: result or LOST for job, result in self.ended.items()}
         deadline = time.monotonic() + self.timeout
         while True:
             try:
@@ -191,6 +195,7 @@ class Manager:
                         raise Lost("PID 1 closed the connection")
                     self._parser.add_data(data)
                 elif reply.header.fields.get(HeaderFields.reply_serial) == self._serial:
+                    self._peer = reply.header.fields.get(HeaderFields.sender)
                     return _body(reply)
                 if time.monotonic() > deadline:
                     raise Late(late)
@@ -205,13 +210,19 @@ class Manager:
         """The next whole message that has come, None if there is none yet. Raises Unreachable."""
         try:
             message = self._parser.get_next_message()
-            if message and message.header.fields.get(HeaderFields.member) == "JobRemoved":
-                _, job, _, result = message.body
-                if job in self.ended:
-                    self.ended[job] = str(result)
+            if message:
+                self._note(message)
             return message
         except Exception as error:  # jeepney trusts its peer: garbage raises whatever comes first
             raise Unreachable(f"PID 1 sent what is not D-Bus: {error!r}") from error
+
+    def _note(self, message: Message) -> None:
+        """Take in the end of a job of ours; on a bus anybody may say so of one."""
+        fields, body = message.header.fields, message.body
+        if fields.get(HeaderFields.member) != "JobRemoved" or len(body) != 4:
+            return
+        if fields.get(HeaderFields.sender) == self._peer and body[1] in self.ended:
+            self.ended[body[1]] = str(body[3])
 
     def wait(self, seconds: float) -> bool:
         """Wait until PID 1 says anything (it signals every job and state change), or time is up.
@@ -278,7 +289,7 @@ class Manager:
         """Queue a start job; its object path, by which `ended` has its result."""
         reply = self._manager("StartUnit", "ss", unit, mode)
         job = str(reply[0]) if reply else ""
-        self.ended[job] = ""
+        self.ended[job] = PENDING
         return job
 
     def restart(self, unit: str) -> None:
