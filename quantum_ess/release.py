@@ -548,8 +548,8 @@ def _unbegun(manager: Manager, unit: Unit, began: float, job: str) -> str:
         return SKIPPED if _oneshot(manager, unit) else f"it was never begun: {SKIPPED}"
     if ended == "done" or unit.active == "failed":
         return ""
-    left_rest = read("InactiveExitTimestampMonotonic")
-    if ended in (PENDING, LOST) and (left_rest >= 1e6 * began or (ended == LOST and not left_rest)):
+    rested = read("InactiveEnterTimestampMonotonic")  # it may have been begun before, for another
+    if ended in (PENDING, LOST) and (rested >= 1e6 * began or (ended == LOST and not rested)):
         return ""  # not heard of; or forgotten as well, which what was not begun would not be
     return f"its start came to nothing: {ended or 'PID 1 did not say why'}"
 
