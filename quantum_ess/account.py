@@ -50,9 +50,8 @@ class Account:
         self.shutdown = False  # the host is shutting down
         self.unknown = False  # PID 1 has not said what ran
         self.latched = True  # by flag or record
-        self.listed: set[str] = (
-            set()
-        )  # units that a release was to start; nobody knows that they ran
+        # Units that a release was to start, and of which nobody knows that they ran.
+        self.listed: set[str] = set()
         self.killed: list[str] = []  # by a stop of that time; what ran before it is not known
         self.over = False  # it was released before it could be accounted for
         self.problems: list[str] = []  # what should have worked and did not
@@ -191,14 +190,15 @@ def _complete(trail: Trail, outcome: Outcome, account: Account) -> None:
     about["actor"] = actor.describe(account.record.get("actor") or {})
     units = account.stopped
     job = {"incident": account.incident, "units": units, "living": outcome.living}
-    more = {"latched": account.latched}
     trail.log("activated", _headline(about))
     if outcome.verified:
         trail.log("complete", "ESS ACTIVATION COMPLETE", **_took(outcome))
     else:
         text = "ESS ACTIVATION NOT VERIFIED" + ("" if account.latched else ": NOT LATCHED")
         trail.log("incomplete", text, living=" ".join(outcome.living))
-    account.problems += outbox.announce(trail.group, "activate", {**about, **job, **more})
+    account.problems += outbox.announce(
+        trail.group, "activate", {**about, **job, "latched": account.latched}
+    )
     _reached(trail.group, account, stage.COMPLETE)
 
 

@@ -176,12 +176,6 @@ class Config:
         grace = self.grace if chosen.grace is None else chosen.grace
         return category, grace if category else 0.0
 
-    def plan(self) -> str:
-        """The text of the plan, without the aliases that only a host's unit files tell."""
-        from quantum_ess.compiler import Compiled
-
-        return Compiled(self).plan()
-
 
 class Named(NamedTuple):
     """A kind of section that there may be many of: ``[KIND NAME]``.

@@ -13,10 +13,8 @@ from contextlib import suppress
 INTERVAL = 1.0  # seconds
 HOME, REST_OF_LINE, REST_OF_SCREEN = "\033[H", "\033[K", "\033[J"
 CLEAR = "\033[2J"
-HIDE, SHOW = (
-    "\033[?25l\033[?7l",
-    "\033[?7h\033[?25h",
-)  # the cursor; and a line that is too long is cut
+# The cursor; and the wrapping of long lines, which would scroll the first one away.
+HIDE, SHOW = "\033[?25l\033[?7l", "\033[?7h\033[?25h"
 AGE = re.compile(r" \([^()]* ago\)")
 
 

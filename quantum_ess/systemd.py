@@ -39,10 +39,8 @@ class Refused(Exception):
     """PID 1 answered with an error: D-Bus error name, then its text."""
 
 
-PENDING, LOST = (
-    "",
-    "lost",
-)  # of a job: its end is not heard of yet, or was to be by a lost connection
+# Of a job: its end is not heard of yet, or was to be, by a connection that was lost.
+PENDING, LOST = "", "lost"
 KINDS_IN_SLICES = ("service", "scope", "socket", "mount", "swap")  # systemd.resource-control(5)
 
 

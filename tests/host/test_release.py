@@ -343,11 +343,11 @@ def test_a_target_starts_no_more_than_what_ran(host: Host) -> None:
     assert trading.states(*FOUR[:3]) == {**dict.fromkeys(FOUR[:2], "active"), FOUR[2]: "inactive"}
 
 
-def test_a_oneshot_that_fails_and_is_forgotten(host: Host) -> None:
-    """PID 1 keeps nothing of it: it is the job's result that tells."""
-    ends = "/bin/sh -c 'test -e /run/again || exec sleep 1000; exit 1'"
-    unit = service(ends, "Type=oneshot", "Slice=trading.slice")
-    unit = unit.replace("[Unit]", "[Unit]\nCollectMode=inactive-or-failed")
+def batch(host: Host, again: str, setting: str = "") -> Ess:
+    """A oneshot of a protected slice, stopped at its work. again: what it does the next time."""
+    does = f"/bin/sh -c 'test -e /run/again || exec sleep 1000; {again}'"
+    unit = service(does, "Type=oneshot", "Slice=trading.slice")
+    unit = unit.replace("[Unit]\n", f"[Unit]\n{setting}\n")
     host.write_file("/etc/systemd/system/batch.service", unit)
     ess = Ess(host)
     ess.configure("[protect]\nunits = trading.slice\n[resume]\nsettle = 50ms\n")
@@ -355,6 +355,12 @@ def test_a_oneshot_that_fails_and_is_forgotten(host: Host) -> None:
     wait_until(lambda: host.processes("batch.service"), SOON, "it is at it")
     assert ess("activate").returncode == DONE
     host.run("touch", "/run/again")
+    return ess
+
+
+def test_a_oneshot_that_fails_and_is_forgotten(host: Host) -> None:
+    """PID 1 keeps nothing of it: it is the job's result that tells."""
+    ess = batch(host, "exit 1", "CollectMode=inactive-or-failed")
     refused = ess("deactivate", check=False)
     assert refused.returncode == NOT_RELEASED, refused
     assert "batch did not come up" in refused.stderr and "started batch" not in refused.stdout
@@ -381,15 +387,7 @@ def test_an_enabled_target_brings_what_it_wants(host: Host) -> None:
 )
 def test_a_oneshot_that_systemd_forgets(host: Host, takes: str, by: str) -> None:
     """Nothing refers to it: once it has ended nobody can say any more that it ran."""
-    waits = f"/bin/sh -c 'test -e /run/again && exec sleep {takes}; exec sleep 1000'"
-    unit = service(waits, "Type=oneshot", "Slice=trading.slice")
-    host.write_file("/etc/systemd/system/batch.service", unit)
-    ess = Ess(host)
-    ess.configure("[protect]\nunits = trading.slice\n[resume]\nsettle = 50ms\n")
-    host.run("systemctl", "start", "--no-block", "batch.service")
-    wait_until(lambda: host.processes("batch.service"), SOON, "it is at it")
-    assert ess("activate").returncode == DONE
-    host.run("touch", "/run/again")
+    ess = batch(host, f"exec sleep {takes}")
     if by == "the bus":
         host.run("mv", "/run/systemd/private", "/run/systemd/away")
     assert "started batch" in ess("deactivate").stdout

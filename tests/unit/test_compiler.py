@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from madeup import Host, of
 
+from quantum_ess import cli, config, unitfiles
+from quantum_ess.compiler import Compiled
 from quantum_ess.config import load
 from quantum_ess.errors import ConfigError
 from quantum_ess.plan import Plan
+from quantum_ess.unitfiles import UnitFiles
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_the_default_plan() -> None:
-    assert load([]).plan() == (
+    assert Compiled(load([])).plan() == (
         "quantum-ess-plan 1\n"
         "protect quantum-ai-engine.service 0 0\n"
         "protect quantum-execution.service 0 0\n"
@@ -222,3 +225,26 @@ def test_the_order_of_restart_is_that_of_the_lists(
     plan = Plan(host.compiled().plan(), "test")
     units = [f"{name}.service" for name in order.split()]
     assert sorted(sorted(units), key=plan.position) == units
+
+
+def test_config_checks_what_a_reload_will(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With this host's aliases: to the command alone the name of a kept unit would look fine."""
+    host.alias("trade.service", "q-real.service")
+    paths = [str(host.root / "etc/quantum-ess/quantum-ess.conf")]
+    monkeypatch.setattr(config, "load", lambda: load(paths))
+    monkeypatch.setattr(unitfiles, "UnitFiles", lambda known: UnitFiles(str(host.root), known))
+    host.configure("[protect]\nunits = trade\n")
+    assert cli.main(["config"]) == 0
+    assert "protect q-real.service 0 0\n" in capsys.readouterr().out
+    host.configure("[protect]\nunits = trade\n[keep]\nunits = q-real\n")
+    with pytest.raises(ConfigError, match=r"conf:2: trade.service is an alias of q-real.service"):
+        cli.main(["config"])
+
+
+def test_a_kept_alias_of_a_default_has_a_place(host: Host) -> None:
+    host.alias("gov.service", "quantum-governor.service")
+    host.configure("[keep]\nunits = gov\n")
+    with pytest.raises(ConfigError, match=r"conf:2: quantum-governor.service .* by gov.service in"):
+        host.compiled()

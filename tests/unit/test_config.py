@@ -10,6 +10,7 @@ import pytest
 from madeup import HERE
 
 from quantum_ess import config
+from quantum_ess.compiler import Compiled
 from quantum_ess.config import Config, load
 from quantum_ess.errors import ConfigError
 
@@ -219,7 +220,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
     def check(content: bytes) -> None:
         path.write_bytes(content)
         try:
-            load([str(path)]).plan()
+            Compiled(load([str(path)])).plan()
         except ConfigError as error:
             assert error.line <= content.count(b"\n") + 1
             assert "\n" not in str(error)
